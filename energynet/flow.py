@@ -1,0 +1,289 @@
+"""Flows: from the force on values to the velocity of what is integrated.
+
+Gradient flow integrates the values themselves, ``tau ds/dt = -dE/ds``, projected onto their domains.
+Mirror flow integrates a potential u of each variable that has a link, ``tau du/dt = -dE/da`` at
+``a = link(u)``: the dynamics of Hopfield (1984, eq. 5) and of LCA (Rozell et al. 2008, eq. 2.3).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor
+
+from energynet.conditioning import Conditioned, note_fallback
+from energynet.energy import Energy, State
+from energynet.errors import SettlingError, StateError, TraceError
+from energynet.forces import EagerForces, Forces, forces_of
+from energynet.link import Link
+from energynet.variable import Continuous, Variable
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """A clamp of a part of a variable: entries where ``mask`` is true are held at ``value``.
+
+    Parameters
+    ----------
+    value
+        Tensor of shape ``(batch, *shape)``; entries outside the mask are ignored and may be NaN.
+    mask
+        Boolean tensor that broadcasts to the shape of ``value``.
+    """
+
+    value: Float[Tensor, "batch *shape"]
+    mask: Bool[Tensor, "..."]
+
+    def __post_init__(self) -> None:
+        if self.mask.dtype != torch.bool:
+            raise StateError(f"Partial: expected a mask of dtype torch.bool, got {self.mask.dtype}")
+        try:
+            fits = torch.broadcast_shapes(self.mask.shape, self.value.shape) == self.value.shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise StateError(
+                f"Partial: expected a mask that broadcasts to {tuple(self.value.shape)}, "
+                f"got shape {tuple(self.mask.shape)}"
+            )
+
+    @property
+    def filled(self) -> Tensor:
+        """The value, with zeros outside the mask."""
+        return torch.where(self.mask, self.value, torch.zeros_like(self.value))
+
+    @property
+    def full_mask(self) -> Tensor:
+        return self.mask.expand(self.value.shape)
+
+
+Clamp = Mapping[str, Tensor | Partial]
+
+
+class Flow(ABC):
+    """What a solver advances: a velocity of a point, for a batch of samples.
+
+    A point is a dict of tensors ``(batch, *shape)``, one for each free variable: its potential where the
+    flow integrates one, else its value.
+
+    Attributes
+    ----------
+    names
+        The free variables.
+    """
+
+    names: tuple[str, ...]
+
+    @abstractmethod
+    def velocity(self, point: State) -> State:
+        """The time derivative of the point, in units of 1 over the solver's time."""
+
+    @abstractmethod
+    def project(self, point: State) -> State:
+        """The nearest point whose values are in their domains."""
+
+    @abstractmethod
+    def values(self, point: State) -> State:
+        """The values of the free variables at a point."""
+
+    @abstractmethod
+    def residual(self, point: State, velocity: State) -> Float[Tensor, "batch"]:
+        """The largest entry of the velocity of each sample, less what pushes against the end of a domain."""
+
+    @abstractmethod
+    def take(self, index: Tensor) -> Flow:
+        """The flow of the samples of ``index``."""
+
+
+class EnergyFlow(Flow):
+    """A flow down an energy.
+
+    Parameters
+    ----------
+    energy
+        Of every variable, or already conditioned on some.
+    clamp
+        Variables that are held, whole or in part.
+    state
+        Values of free variables to start from; the others start from their domain's initial value.
+    generator
+        For initial values that are random.
+    differentiable
+        Keep the autograd graph from the clamp and the parameters to every velocity.
+
+    Attributes
+    ----------
+    conditioned
+        The energy of the free variables.
+    start
+        The point to start from.
+    forces
+        Where the forces come from.
+    """
+
+    def __init__(
+        self,
+        energy: Energy,
+        clamp: Clamp | None = None,
+        state: Mapping[str, Tensor] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        differentiable: bool = False,
+    ) -> None:
+        whole, held = _split(energy, clamp or {})
+        self.conditioned = energy.condition(**whole)
+        self.names = tuple(self.conditioned.variables)
+        self.variables: dict[str, Continuous] = {}
+        for name, variable in self.conditioned.variables.items():
+            self.variables[name] = self._continuous(name, variable)
+        if not self.names:
+            raise SettlingError(
+                f"every variable of {energy} is clamped, so there is nothing to settle; leave one free"
+            )
+        self.links = self._links()
+        given = {name: value for name, value in (state or {}).items() if name in self.variables}
+        unknown = set(state or {}) - set(self.conditioned.base.variables)
+        if unknown:
+            self.conditioned.base.check({name: (state or {})[name] for name in unknown}, partial=True)
+        self.held = {name: part.full_mask for name, part in held.items()}
+        self.start = self._start(given, held, generator)
+        self.batch = len(next(iter(self.start.values())))
+        self.forces = self._forces(differentiable)
+
+    def _continuous(self, name: str, variable: Variable) -> Continuous:
+        if not isinstance(variable, Continuous):
+            raise SettlingError(
+                f"{type(self).__name__} cannot move {name!r}, which is {variable!r}: an ODE needs a "
+                "continuous variable; clamp it, or use a sampler for discrete variables"
+            )
+        return variable
+
+    def _links(self) -> dict[str, Link]:
+        return {}
+
+    def _forces(self, differentiable: bool) -> Forces:
+        try:
+            return forces_of(
+                self.conditioned, self.links, self.start, self.batch, differentiable=differentiable
+            )
+        except TraceError as error:
+            note_fallback(self.conditioned.base, error)
+            return EagerForces(self.conditioned, self.links)
+
+    def _start(
+        self, given: State, held: Mapping[str, Partial], generator: torch.Generator | None
+    ) -> State:
+        conditioned = self.conditioned
+        conditioned.check({**given, **{name: part.filled for name, part in held.items()}}, partial=True)
+        known = {**conditioned.clamp, **given, **{name: part.value for name, part in held.items()}}
+        sizes = {name: len(value) for name, value in known.items()}
+        if len(set(sizes.values())) > 1:
+            raise StateError(f"expected one batch size for all values, got {sizes}")
+        batch = next(iter(sizes.values()), 1)
+        reference = next(
+            (t for t in [*conditioned.base.parameters(), *known.values()] if t.is_floating_point()),
+            torch.empty(0),
+        )
+        start: State = {}
+        for name, variable in self.variables.items():
+            value = given.get(name)
+            if value is None:
+                value = variable.initial(
+                    batch, dtype=reference.dtype, device=reference.device, generator=generator
+                )
+            if name in held:
+                value = torch.where(self.held[name], held[name].filled, value)
+            start[name] = self.links[name].potential(value) if name in self.links else value
+        return start
+
+    def velocity(self, point: State) -> State:
+        return self.velocity_from(self.forces.force(point))
+
+    def velocity_from(self, force: State) -> State:
+        """The velocity that a force gives: divided by the time constant, zero where clamped."""
+        for name, variable in self.variables.items():
+            if variable.tau != 1:
+                force[name] = force[name] / variable.tau
+            if name in self.held:
+                force[name] = force[name].masked_fill(self.held[name], 0.0)
+        return force
+
+    def project(self, point: State) -> State:
+        return {n: v if n in self.links else self.variables[n].project(v) for n, v in point.items()}
+
+    def values(self, point: State) -> State:
+        return {n: self.links[n].value(v) if n in self.links else v for n, v in point.items()}
+
+    def energy(self, point: State) -> Float[Tensor, "batch"]:
+        """The energy of each sample."""
+        return self.forces.energy(point)
+
+    def residual(self, point: State, velocity: State) -> Tensor:
+        largest = []
+        for name, variable in self.variables.items():
+            change = velocity[name]
+            if name not in self.links and variable.bounded:
+                change = variable.project(point[name] + change) - point[name]
+            largest.append(change.abs().flatten(1).amax(1))
+        return largest[0] if len(largest) == 1 else torch.stack(largest).amax(0)
+
+    def mobility(self, point: State) -> State:
+        """The derivative of the value by what is integrated: 0 where a unit is held or at its end."""
+        result: State = {}
+        for name, variable in self.variables.items():
+            value = point[name]
+            if name in self.links:
+                with torch.enable_grad():
+                    leaf = value.detach().requires_grad_()
+                    (slope,) = torch.autograd.grad(self.links[name].value(leaf).sum(), leaf)
+            else:
+                slope = ((value > variable.low) & (value < variable.high)).to(value.dtype)
+            result[name] = slope.masked_fill(self.held[name], 0.0) if name in self.held else slope
+        return result
+
+    def take(self, index: Tensor) -> EnergyFlow:
+        taken = object.__new__(type(self))
+        taken.__dict__.update(self.__dict__)
+        taken.forces = self.forces.take(index)
+        taken.held = {name: mask.index_select(0, index) for name, mask in self.held.items()}
+        taken.start = {name: value.index_select(0, index) for name, value in self.start.items()}
+        taken.batch = len(index)
+        return taken
+
+
+@final
+class GradientFlow(EnergyFlow):
+    """tau ds/dt = -dE/ds, projected onto the domains; links are not used."""
+
+
+@final
+class MirrorFlow(EnergyFlow):
+    """tau du/dt = -dE/da at a = link(u) for variables with a link; gradient flow for the others."""
+
+    def _links(self) -> dict[str, Link]:
+        return {name: v.link for name, v in self.variables.items() if v.link is not None}
+
+
+def _split(energy: Energy, clamp: Clamp) -> tuple[State, dict[str, Partial]]:
+    whole: State = {}
+    held: dict[str, Partial] = {}
+    for name, value in clamp.items():
+        if name not in energy.variables:
+            energy.check({name: value if isinstance(value, Tensor) else value.value}, partial=True)
+        if isinstance(value, Partial):
+            held[name] = value
+        elif isinstance(value, Tensor):
+            whole[name] = value
+        else:
+            raise StateError(
+                f"variable {name!r}: expected a tensor or en.Partial(value, mask) to clamp it to, "
+                f"got {type(value).__name__}"
+            )
+    return whole, held

@@ -1,0 +1,21 @@
+"""Partial evaluation of scalar functions: trace, simplify, compute the constant part once, run the rest."""
+
+from energynet.trace.capture import PARAMETER, Spec, Traced, parameters_of
+from energynet.trace.difference import difference
+from energynet.trace.kernel import BoundKernel, Environment, Kernel
+from energynet.trace.program import Program
+from energynet.trace.structure import curvature, dependence
+
+__all__ = [
+    "PARAMETER",
+    "BoundKernel",
+    "Environment",
+    "Kernel",
+    "Program",
+    "Spec",
+    "Traced",
+    "curvature",
+    "dependence",
+    "difference",
+    "parameters_of",
+]

@@ -1,0 +1,261 @@
+"""From a Python function of named tensors to a graph, without running it on data.
+
+The batch is traced as a symbol, so one trace serves every batch size. Parameters and buffers are inputs
+of the graph like the state, so a trace stays right while their values change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+from energynet.errors import TraceError
+from energynet.trace.graph import Builder, Combination, Dim, Kind, Node, Shape
+
+aten = torch.ops.aten
+Function = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
+
+_BATCH = 7  # a size that no layer is likely to have, so that no dimension is taken for the batch
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Shape of one sample, dtype and device of an input; ``batched`` inputs have the batch in front."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    batched: bool = True
+
+    @classmethod
+    def of(cls, tensor: Tensor, *, batched: bool) -> Spec:
+        shape = tuple(tensor.shape[1:] if batched else tensor.shape)
+        return cls(shape, tensor.dtype, tensor.device, batched)
+
+
+class _Bound(nn.Module):
+    """Calls a function of an energy's state while its parameters are swapped for traced ones."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, function: Function, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return dict(function(state))
+
+
+PARAMETER = "parameter "
+
+
+def parameters_of(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a module, under the names they have as inputs of a trace."""
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {PARAMETER + name: value for name, value in named.items()}
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A function of named tensors as a graph.
+
+    Attributes
+    ----------
+    outputs
+        The node of each output, or a `Combination` of nodes.
+    inputs
+        What each input looked like.
+    """
+
+    builder: Builder
+    outputs: dict[str, Combination]
+    inputs: dict[str, Spec]
+
+
+class Recording:
+    """A function as torch recorded it, from which simplified graphs are built.
+
+    Parameters
+    ----------
+    module
+        Its parameters and buffers become inputs, named as by `parameters_of`.
+    function
+        From a dict of tensors to a dict of tensors; it may use the parameters of ``module``.
+    inputs
+        What the function is called with.
+
+    Raises
+    ------
+    TraceError
+        If Python control flow depends on the values of tensors, or an operator has a side effect.
+    """
+
+    def __init__(self, module: nn.Module, function: Function, inputs: Mapping[str, Spec]) -> None:
+        self._inputs = dict(inputs)
+        self._graph, self._names = _record(module, function, inputs)
+
+    def build(self, builder: Builder, constant: Mapping[str, float] | None = None) -> Traced:
+        """The simplified graph, in ``builder``; inputs in ``constant`` are replaced by a number."""
+        try:
+            return _rebuild(builder, self._graph, self._names, self._inputs, constant or {})
+        except TraceError:
+            raise
+        except Exception as error:  # an operator this reader has not met: the caller uses autograd
+            raise TraceError(f"the trace could not be read: {type(error).__name__}: {error}") from error
+
+
+def _record(
+    module: nn.Module, function: Function, inputs: Mapping[str, Spec]
+) -> tuple[torch.fx.GraphModule, list[str]]:
+    bound = _Bound(module)
+    named = parameters_of(module)
+    output_names: list[str] = []
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+
+    def fake(tensor: Tensor, batched: bool) -> Tensor:
+        dims = [DimDynamic.STATIC] * tensor.ndim
+        if batched:
+            dims[0] = DimDynamic.DUCK
+        context = StatelessSymbolicContext(dynamic_sizes=dims)
+        return mode.from_tensor(tensor.detach(), symbolic_context=context)
+
+    def run(parameters: dict[str, Tensor], state: dict[str, Tensor]) -> list[Tensor]:
+        swapped = {"module." + k.removeprefix(PARAMETER): v for k, v in parameters.items()}
+        result = torch.func.functional_call(bound, swapped, (function, state))
+        output_names[:] = list(result)
+        return list(result.values())
+
+    state = {}
+    for name, spec in inputs.items():
+        size = (_BATCH, *spec.shape) if spec.batched else spec.shape
+        state[name] = fake(torch.empty(size, dtype=spec.dtype, device=spec.device), spec.batched)
+    parameters = {name: fake(value, False) for name, value in named.items()}
+    try:
+        with mode, torch.inference_mode(False), torch.enable_grad():
+            graph = make_fx(run, tracing_mode="symbolic")(parameters, state)
+    except Exception as error:
+        raise TraceError(f"{type(error).__name__}: {error}") from error
+    graph.meta["inputs"] = [*parameters, *state]
+    return graph, output_names
+
+
+def _rebuild(
+    builder: Builder,
+    graph: torch.fx.GraphModule,
+    names: list[str],
+    inputs: Mapping[str, Spec],
+    constant: Mapping[str, float],
+) -> Traced:
+    placeholders = [n for n in graph.graph.nodes if n.op == "placeholder"]
+    input_names: list[str] = graph.meta["inputs"]
+    if len(placeholders) != len(input_names):
+        raise TraceError(f"expected {len(input_names)} inputs in the trace, got {len(placeholders)}")
+    named = dict(zip(placeholders, input_names, strict=True))
+    batch = next(
+        (p.meta["val"].shape[0].node.expr for p, n in named.items() if n in inputs and inputs[n].batched), None
+    )
+    values: dict[torch.fx.Node, Any] = {}
+    specs = dict(inputs)
+    outputs: dict[str, Combination] = {}
+    for node in graph.graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "placeholder":
+            name = named[node]
+            shape, dtype = _shape(value, batch), value.dtype
+            if name in constant:
+                values[node] = Combination({}, constant[name], shape, dtype)
+            else:
+                values[node] = builder.input(name, shape, dtype)
+                specs.setdefault(name, Spec(tuple(value.shape), dtype, value.device, batched=False))
+        elif node.op == "get_attr":
+            values[node] = _attribute(builder, graph, node)
+        elif node.op == "call_function":
+            values[node] = _call(builder, node, value, values, batch)
+        elif node.op == "output":
+            results = node.args[0]
+            for name, result in zip(names, results, strict=True):
+                outputs[name] = values[result]
+        else:
+            raise TraceError(f"unexpected {node.op} in the trace")
+    return Traced(builder, outputs, specs)
+
+
+def _shape(value: Any, batch: Any) -> Shape | None:
+    if not isinstance(value, Tensor):
+        return None
+    shape: list[int | Dim] = []
+    for size in value.shape:
+        if isinstance(size, int):
+            shape.append(size)
+        elif size.node.expr == batch:
+            shape.append(Dim.BATCH)
+        elif size.node.expr.is_number:
+            shape.append(int(size.node.expr))
+        else:
+            shape.append(Dim.EXPRESSION)
+    return tuple(shape)
+
+
+def _attribute(builder: Builder, graph: torch.fx.GraphModule, node: torch.fx.Node) -> Any:
+    value: Any = graph
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    if not isinstance(value, Tensor) or isinstance(value, FakeTensor):
+        raise TraceError(f"{node.target} is not a constant tensor")
+    if value.ndim == 0 and value.dtype.is_floating_point:
+        return Combination({}, float(value), (), value.dtype)
+    return builder.opaque(aten.clone.default, (value,), {}, tuple(value.shape), value.dtype)
+
+
+def _call(
+    builder: Builder, node: torch.fx.Node, value: Any, values: dict[torch.fx.Node, Any], batch: Any
+) -> Any:
+    op: Any = node.target
+    if op is aten.sym_size.int:
+        size = value.node.expr if isinstance(value, torch.SymInt) else value
+        if size == batch:
+            return builder.batch_size()
+        if isinstance(size, int) or size.is_number:
+            return int(size)
+    if isinstance(op, torch._ops.OpOverload):
+        if torch.Tag.nondeterministic_seeded in op.tags:
+            raise TraceError(f"{op} draws random numbers")
+        if op._schema.is_mutable:
+            op = _functional(op, node)
+    args = torch.fx.map_arg(node.args, lambda n: values[n])
+    kwargs = {k: v for k, v in torch.fx.map_arg(node.kwargs, lambda n: values[n]).items() if v is not None}
+    args = _plain(args)
+    if op in (aten.view.default, aten._unsafe_view.default):
+        op = aten.reshape.default  # copies are dropped here, so strides may differ from the trace's
+    if op is aten.as_strided.default:
+        raise TraceError("as_strided depends on the memory layout")
+    shape = _shape(value, batch)
+    return builder.call(op, args, kwargs, shape, value.dtype if shape is not None else None)
+
+
+def _plain(value: Any) -> Any:
+    """fx's immutable lists as plain ones."""
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _functional(op: torch._ops.OpOverload, node: torch.fx.Node) -> torch._ops.OpOverload:
+    """The out-of-place twin of an operator whose argument nobody else reads."""
+    name = op.overloadpacket.__name__.split(".")[-1]
+    target = node.args[0]
+    if name.endswith("_") and isinstance(target, torch.fx.Node) and len(target.users) == 1:
+        packet = getattr(aten, name[:-1], None)
+        if packet is not None and target.op == "call_function" and op._overloadname in packet.overloads():
+            return getattr(packet, op._overloadname)
+    raise TraceError(f"{op} changes a tensor in place")
+
+
+__all__ = ["PARAMETER", "Kind", "Node", "Recording", "Spec", "Traced", "parameters_of"]

@@ -1,0 +1,259 @@
+"""Partial evaluation: what depends on known inputs is computed once, the rest is compiled to Python.
+
+An `Environment` holds the known inputs and computes, once each, the nodes that depend on them alone. A
+`Kernel` is straight-line code for the nodes that depend on the free inputs; its constants come from an
+environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from energynet.trace.capture import Traced
+from energynet.trace.graph import Dim, Kind, Node, substitute
+
+aten = torch.ops.aten
+
+
+class Environment:
+    """Known inputs, and the values of the nodes that depend on them alone.
+
+    Parameters
+    ----------
+    values
+        Known inputs by name.
+    batch
+        The number of samples.
+    parent
+        An environment that knows some of these inputs already: what it has computed is not computed again.
+    index
+        Where given, the samples of the parent that this environment is about.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Tensor],
+        batch: int,
+        parent: Environment | None = None,
+        index: Tensor | None = None,
+    ) -> None:
+        self.known: frozenset[str] = frozenset(values) | (parent.known if parent else frozenset())
+        self.batch = batch
+        self._values = dict(values)
+        self._parent = parent
+        self._index = index
+        self._computed: dict[Node, Any] = {}
+
+    def get(self, node: Node) -> Any:
+        """The value of a node all of whose inputs are known."""
+        if node not in self._computed:
+            self._computed[node] = self._inherited(node) if self._inherits(node) else self._compute(node)
+        return self._computed[node]
+
+    def _inherits(self, node: Node) -> bool:
+        if self._parent is None or node.shape is None or not node.reads <= self._parent.known:
+            return False
+        if self._index is None:
+            return True
+        return Dim.EXPRESSION not in node.shape and node.shape.count(Dim.BATCH) <= 1
+
+    def _inherited(self, node: Node) -> Tensor:
+        assert self._parent is not None and node.shape is not None
+        value: Tensor = self._parent.get(node)
+        if self._index is not None and Dim.BATCH in node.shape:
+            return value.index_select(node.shape.index(Dim.BATCH), self._index)
+        return value
+
+    def _compute(self, node: Node) -> Any:
+        if node.op is Kind.INPUT:
+            return self._values[node.name]
+        if node.op is Kind.BATCH_SIZE:
+            return self.batch
+        if node.op is Kind.COMBINATION:
+            return self._combine(node)
+        assert not isinstance(node.op, Kind)
+        return node.op(*substitute(node.args, self.get), **substitute(node.kwargs, self.get))
+
+    def _combine(self, node: Node) -> Tensor:
+        constant, *terms = node.args
+        total: Tensor | None = None
+        for coefficient, term in sorted(terms, key=lambda t: _is_product(t[1])):
+            if total is not None and _is_product(term):
+                first, second = (self.get(argument) for argument in term.args)
+                total = torch.addmm(total, first, second, alpha=coefficient)
+            elif total is None:
+                total = _scaled(self.get(term), coefficient)
+            else:
+                total = torch.add(total, self.get(term), alpha=coefficient)
+        assert total is not None and node.shape is not None
+        if constant:
+            total = total + constant
+        return total.expand([self.batch if n is Dim.BATCH else n for n in node.shape])
+
+    def take(self, index: Tensor) -> Environment:
+        """The same environment for the samples of ``index``, which may repeat some."""
+        return Environment({}, len(index), self, index)
+
+
+def _is_product(node: Node) -> bool:
+    return node.op is aten.mm.default
+
+
+def _scaled(value: Tensor, factor: float) -> Tensor:
+    if factor == 1:
+        return value
+    return -value if factor == -1 else value * factor
+
+
+class Kernel:
+    """Straight-line code for some outputs of a trace.
+
+    Parameters
+    ----------
+    traced
+        The trace.
+    outputs
+        Which of its outputs to compute, in this order.
+    free
+        The inputs that are given at every call, in this order; all others must be known.
+
+    Attributes
+    ----------
+    constants
+        Nodes whose values the code reads from an `Environment`.
+    source
+        The code, for inspection.
+    """
+
+    def __init__(self, traced: Traced, outputs: Sequence[str], free: Sequence[str]) -> None:
+        self.constants: list[Node] = []
+        self._traced = traced
+        self._free = frozenset(free)
+        self._names: dict[Node, str] = {}
+        self._scope: dict[str, Any] = {"torch": torch, "_device": traced.builder.device}
+        self._lines: list[str] = []
+        self._uses: dict[Node, int] = {}
+        arguments = []
+        for position, name in enumerate(free):
+            arguments.append(f"s{position}")
+        self._inputs = dict(zip(free, arguments, strict=True))
+        self._batch = next((f"s{i}" for i, n in enumerate(free) if traced.inputs[n].batched), None)
+        nodes = [traced.builder.node(traced.outputs[name]) for name in outputs]
+        results = [self._lower(node) for node in nodes]
+        body = "".join(f"    {line}\n" for line in self._lines)
+        head = ", ".join([*arguments, *(f"c{i}" for i in range(len(self.constants)))])
+        self.source = f"def kernel({head}):\n{body}    return ({''.join(r + ', ' for r in results)})\n"
+        exec(compile(self.source, "<energynet kernel>", "exec"), self._scope)
+        self.run: Callable[..., tuple[Tensor, ...]] = self._scope["kernel"]
+
+    def bind(self, environment: Environment) -> BoundKernel:
+        """The kernel with its constants."""
+        return BoundKernel(self, [environment.get(node) for node in self.constants])
+
+    def _lower(self, node: Any) -> str:
+        """The expression that holds the value of ``node``; emits the lines that compute it."""
+        if not isinstance(node, Node):
+            if isinstance(node, (tuple, list)):
+                inner = ", ".join(self._lower(item) for item in node)
+                return f"[{inner}]" if isinstance(node, list) else f"({inner},)"
+            return self._literal(node)
+        if node not in self._names:
+            self._names[node] = self._emit(node)
+        return self._names[node]
+
+    def _literal(self, value: Any) -> str:
+        if isinstance(value, (int, float, bool, str, type(None))) and repr(value) not in ("inf", "-inf", "nan"):
+            return repr(value)
+        name = f"k{len(self._scope)}"
+        self._scope[name] = value
+        return name
+
+    def _dynamic(self, node: Node) -> bool:
+        return not node.reads.isdisjoint(self._free)
+
+    def _constant(self, node: Node) -> str:
+        self.constants.append(node)
+        return f"c{len(self.constants) - 1}"
+
+    def _emit(self, node: Node) -> str:
+        if node.op is Kind.BATCH_SIZE:
+            if self._batch is None:
+                return self._constant(node)
+            return self._assign(f"{self._batch}.shape[0]")
+        if node.op is Kind.INPUT and node.name in self._inputs:
+            return self._inputs[node.name]
+        if node.shape is not None and not self._dynamic(node):
+            return self._constant(node)
+        if node.op is Kind.COMBINATION:
+            return self._combine(node)
+        arguments = [self._lower(argument) for argument in node.args]
+        arguments += [f"{key}={self._lower(value)}" for key, value in node.kwargs.items()]
+        return self._assign(f"{self._function(node.op)}({', '.join(arguments)})")
+
+    def _function(self, op: Any) -> str:
+        known = _FAST.get(op)
+        return known if known is not None else self._literal(op)
+
+    def _assign(self, expression: str) -> str:
+        name = f"v{len(self._lines)}"
+        self._lines.append(f"{name} = {expression}")
+        return name
+
+    def _combine(self, node: Node) -> str:
+        constant, *terms = node.args
+        known = [(c, n) for c, n in terms if not self._dynamic(n)]
+        moving = [(c, n) for c, n in terms if self._dynamic(n)]
+        total, full = "", False
+        if known:
+            part = self._traced.builder.known_part(node, known, constant)
+            total, full, constant = self._lower(part), part.shape == node.shape, 0.0
+        for coefficient, term in sorted(moving, key=lambda t: _is_product(t[1])):
+            alpha = "" if coefficient == 1 else f", alpha={coefficient!r}"
+            if total and _is_product(term) and term not in self._names:
+                first, second = (self._lower(argument) for argument in term.args)
+                total = self._assign(f"torch.addmm({total}, {first}, {second}{alpha})")
+            elif total:
+                total = self._assign(f"torch.add({total}, {self._lower(term)}{alpha})")
+            else:
+                total = self._lower(term)
+                if coefficient == -1:
+                    total = self._assign(f"-{total}")
+                elif coefficient != 1:
+                    total = self._assign(f"{total} * {coefficient!r}")
+            full = full or term.shape == node.shape
+        if constant:
+            total = self._assign(f"{total} + {constant!r}")
+        assert node.shape is not None
+        if not full:
+            batch = self._traced.builder.batch_size()
+            size = self._lower([batch if n is Dim.BATCH else n for n in node.shape])
+            total = self._assign(f"{total}.expand({size})")
+        return total
+
+
+class BoundKernel:
+    """A kernel and its constants: a function of the free inputs."""
+
+    def __init__(self, kernel: Kernel, constants: list[Any]) -> None:
+        self.kernel = kernel
+        self._constants = constants
+
+    def __call__(self, *free: Tensor) -> tuple[Tensor, ...]:
+        return self.kernel.run(*free, *self._constants)
+
+
+# Spellings with less overhead than the dispatcher's own objects.
+_FAST: dict[Any, str] = {
+    aten.mul.Tensor: "torch.mul",
+    aten.mm.default: "torch.mm",
+    aten.bmm.default: "torch.bmm",
+    aten.t.default: "torch.t",
+    aten.tanh.default: "torch.tanh",
+    aten.sigmoid.default: "torch.sigmoid",
+    aten.div.Tensor: "torch.div",
+    aten.unsqueeze.default: "torch.unsqueeze",
+}

@@ -29,7 +29,7 @@ RAW_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cd351222c34898ecbeaf847f06e48f7ec33f2",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 
 
@@ -165,6 +165,7 @@ def test_crowded_directory_is_not_listed_whole(tmp_path: Path) -> None:
         ),
         ("t10k-images-idx3-ubyte", encode(8, (10, 4, 4), [0] * 159), "160 bytes of uint8 .*truncated"),
     ],
+    ids=["count", "label", "dtype", "dimensions", "empty", "size", "truncated"],
 )
 def test_wrong_content(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     write_mnist(tmp_path, zipped=False)

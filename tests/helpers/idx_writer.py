@@ -36,6 +36,6 @@ def write_mnist(
 def write(path: Path, content: bytes, zipped: bool) -> None:
     """Write a file, under the ending .gz if it is zipped."""
     if zipped:
-        path.with_name(path.name + ".gz").write_bytes(gzip.compress(content))
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(content, mtime=0))
     else:
         path.write_bytes(content)

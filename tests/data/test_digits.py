@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
@@ -22,7 +22,9 @@ def test_shapes() -> None:
     assert (len(data.train), len(data.test)) == (1438, 359)
 
 
-@given(st.floats(0.01, 0.99), st.integers(0, 2**32))
+@given(st.floats(0, 1, exclude_min=True, exclude_max=True), st.integers(0, 2**32))
+@example(0.001, 0)
+@example(0.999, 0)
 def test_split_loses_nothing_and_is_stratified(fraction: float, seed: int) -> None:
     data = digits(fraction, seed)
     source = load_digits()

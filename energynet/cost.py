@@ -36,13 +36,13 @@ class Cost(Energy):
         self.output = output
 
     @final
-    def energy(self, **state: Tensor) -> Float[Tensor, "batch"]:
+    def energy(self, **state: Tensor) -> Float[Tensor, batch]:
         output, target = state[self.output], state[TARGET]
         self._check_shape(output, target)
         return self.cost(output, target)
 
     @abstractmethod
-    def cost(self, output: Float[Tensor, "batch *shape"], target: Tensor) -> Float[Tensor, "batch"]:
+    def cost(self, output: Float[Tensor, batch * shape], target: Tensor) -> Float[Tensor, batch]:
         """The cost of each sample."""
 
     def _check_shape(self, output: Tensor, target: Tensor) -> None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor, nn
 
-from energynet.errors import StateError
+from energynet.errors import StateError, TraceError
 from energynet.link import Link
-from energynet.variable import Unspecified, Variable, merge
+from energynet.programs import note_fallback, program_of, signature
+from energynet.trace import Environment, parameters_of
+from energynet.variable import Variable, check_agreement, merge
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-    from energynet.conditioning import Conditioned
 
 State = dict[str, Tensor]
 
@@ -57,7 +57,7 @@ class Energy(nn.Module):
         """The declared variables by name."""
         return MappingProxyType(self._variables)
 
-    def energy(self, **state: Tensor) -> Float[Tensor, "batch"]:
+    def energy(self, **state: Tensor) -> Float[Tensor, batch]:
         """The energy of each sample; the only method that a subclass must write.
 
         It must treat the samples of a batch independently: sum over units, never over the batch.
@@ -65,7 +65,7 @@ class Energy(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define energy({', '.join(self._variables)})")
 
     @final
-    def forward(self, state: State) -> Float[Tensor, "batch"]:
+    def forward(self, state: State) -> Float[Tensor, batch]:
         """Check the state, then compute the energy of each sample.
 
         Raises
@@ -95,7 +95,9 @@ class Energy(nn.Module):
         fixed = {name: value.detach() for name, value in state.items() if name not in leaves}
         with torch.enable_grad():
             total = self.energy(**fixed, **leaves).sum()
-            slopes = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
+            slopes = torch.autograd.grad(
+                total, list(leaves.values()), allow_unused=True, materialize_grads=True
+            )
         return {name: -slope for name, slope in zip(leaves, slopes, strict=True)}
 
     @final
@@ -105,11 +107,9 @@ class Energy(nn.Module):
         What depends on the clamped values alone is computed once, when it is first needed. The result is an
         energy of the remaining variables. It holds references to the values: do not change them in place.
         """
-        from energynet.conditioning import Conditioned  # it is an Energy itself
-
         return Conditioned(self, clamp)
 
-    def terms(self, state: State) -> dict[str, Float[Tensor, "batch"]]:
+    def terms(self, state: State) -> dict[str, Float[Tensor, batch]]:
         """The energy of each sample, split by term."""
         parts = self.parts()
         result: dict[str, Tensor] = {}
@@ -142,47 +142,17 @@ class Energy(nn.Module):
                 )
         missing = [name for name in self.variables if name not in state]
         if missing and not partial:
-            raise StateError(f"{type(self).__name__}: no value for {', '.join(map(repr, missing))} in the state")
+            raise StateError(
+                f"{type(self).__name__}: no value for {', '.join(map(repr, missing))} in the state"
+            )
         for name, value in state.items():
             self.variables[name].check(name, value)
-        self._check_agreement(state)
+        reference = next((p for p in self.parameters() if p.is_floating_point()), None)
+        check_agreement(self.variables, state, reference)
         self.check_values(state)
 
     def check_values(self, state: Mapping[str, Tensor]) -> None:
         """Checks across variables, beyond each one's own; may be extended by a subclass."""
-
-    def _check_agreement(self, state: Mapping[str, Tensor]) -> None:
-        reference = next((p for p in self.parameters() if p.is_floating_point()), None)
-        source = "the parameters"
-        first = None
-        for name, value in state.items():
-            if first is None:
-                first = (name, len(value))
-            elif len(value) != first[1]:
-                raise StateError(
-                    f"variable {name!r}: expected a batch of {first[1]} as in {first[0]!r}, got {len(value)}"
-                )
-            if reference is None and value.is_floating_point():
-                reference, source = value, f"variable {name!r}"
-            if reference is None:
-                continue
-            if value.is_floating_point() and value.dtype != reference.dtype:
-                raise StateError(
-                    f"variable {name!r}: expected dtype {reference.dtype} as in {source}, got {value.dtype}; "
-                    "convert the data or the model with .to(dtype)"
-                )
-            if not (value.is_floating_point() or value.is_complex()) and not isinstance(
-                self.variables[name], Unspecified
-            ):
-                raise StateError(
-                    f"variable {name!r}: expected a floating dtype such as {reference.dtype}, got {value.dtype}; "
-                    "convert it with .to(dtype)"
-                )
-            if value.device != reference.device:
-                raise StateError(
-                    f"variable {name!r}: expected device {reference.device} as in {source}, "
-                    f"got {value.device}; move it with .to(device)"
-                )
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.variables)})"
@@ -294,3 +264,138 @@ def weighted(parts: Iterable[tuple[float, Energy]], state: Mapping[str, Tensor])
     if total is None:
         raise ValueError("a sum of energies needs at least one")
     return total
+
+
+@final
+class Conditioned(Energy):
+    """An energy with some of its variables held at a value; an energy of the others.
+
+    Attributes
+    ----------
+    base
+        The energy of all variables.
+    clamp
+        The values that are held.
+    """
+
+    def __init__(self, base: Energy, clamp: Mapping[str, Tensor], parent: Conditioned | None = None) -> None:
+        if isinstance(base, Conditioned):
+            parent, clamp, base = base, {**base.clamp, **clamp}, base.base
+        base.check(clamp, partial=True)
+        super().__init__(**{name: v for name, v in base.variables.items() if name not in clamp})
+        self.base = base
+        self.clamp = dict(clamp)
+        self._parent = parent
+        self._environment: Environment | None = None
+        self._versions: tuple[int, ...] = ()
+
+    def energy(self, **state: Tensor) -> Tensor:
+        return self.base.energy(**self.clamp, **state)
+
+    def check_values(self, state: Mapping[str, Tensor]) -> None:
+        self.base.check_values({**self.clamp, **state})
+
+    def force(self, state: State, wrt: Sequence[str]) -> State:
+        """The force from the trace; from autograd where the energy cannot be traced."""
+        free = tuple(self.variables)
+        try:
+            program = program_of(self.base, signature({**self.clamp, **state}))
+            function = forces(self.base, free)
+            kernel = program.kernel(("force", free), function, [f"force {name}" for name in wrt], free)
+        except TraceError as error:
+            note_fallback(self.base, error)
+            return super().force(state, wrt)
+        with torch.no_grad():
+            batch = len(next(iter(state.values())))
+            results = kernel.bind(self.environment(batch))(*(state[name] for name in free))
+        return dict(zip(wrt, results, strict=True))
+
+    def environment(self, batch: int, *, fresh: bool = False) -> Environment:
+        """The clamped values and the parameters, and what has been computed from them.
+
+        Made anew when a parameter has changed since, and where ``fresh``, which is how gradients flow to
+        the parameters through it.
+        """
+        tensors = parameters_of(self.base)
+        if fresh:
+            return Environment({**tensors, **self.clamp}, batch)
+        versions = _versions(tensors)
+        if self._environment is None or self._environment.batch != batch or self._versions != versions:
+            parent = None
+            if self._parent is not None and all(len(v) == batch for v in self.clamp.values()):
+                parent = self._parent.environment(batch)
+            self._environment = Environment({**tensors, **self.clamp}, batch, parent)
+            self._versions = versions
+        return self._environment
+
+    def check_unchanged(self) -> None:
+        """Raise if a parameter has changed since the environment was made."""
+        if self._environment is not None and self._versions != _versions(parameters_of(self.base)):
+            raise RuntimeError(
+                "the parameters have changed since settling, so the energy and the residual of this solution "
+                "are gone; read them before the optimiser's step"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_environment": None}
+
+
+def _versions(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
+    return tuple(t._version for t in tensors.values() if not t.is_inference())
+
+
+def forces(
+    energy: Energy, free: Sequence[str], links: Mapping[str, Link] | None = None
+) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """The function from a point to its energy and to the force on each free variable.
+
+    Parameters
+    ----------
+    energy
+        Of every variable.
+    free
+        Variables whose force is wanted.
+    links
+        Variables that are given by their potential u; their force is -dE/da at a = link(u).
+
+    Returns
+    -------
+    callable
+        From a dict of tensors to a dict with ``"energy"`` and ``"force NAME"`` for each name in ``free``.
+    """
+    links = links or {}
+    smooth: list[tuple[float, Energy]] = []
+    closed: list[tuple[float, Energy]] = []
+    linked: list[tuple[float, LinkTerm]] = []
+    for factor, part in energy.parts():
+        if isinstance(part, LinkTerm) and part.link is not None and links.get(part.variable) == part.link:
+            linked.append((factor, part))
+        elif type(part).force is Energy.force:
+            smooth.append((factor, part))
+        else:
+            closed.append((factor, part))
+
+    def function(point: dict[str, Tensor]) -> dict[str, Tensor]:
+        state = {name: links[name].value(v) if name in links else v for name, v in point.items()}
+        total = {name: torch.zeros_like(state[name]) for name in free}
+        if smooth:
+            fixed = {name: value for name, value in state.items() if name not in total}
+
+            def scalar(moving: dict[str, Tensor]) -> Tensor:
+                return weighted(smooth, {**fixed, **moving}).sum()
+
+            slopes = torch.func.grad(scalar)({name: state[name] for name in free})
+            total = {name: total[name] - slopes[name] for name in free}
+        for factor, part in closed:
+            names = [name for name in free if name in part.variables]
+            given = part.force({name: state[name] for name in part.variables}, names)
+            total.update({name: total[name] + factor * given[name] for name in names})
+        for factor, part in linked:
+            name = part.variable
+            if name in total:
+                total[name] = total[name] + factor * part.potential_force(point[name], state[name])
+        result = {f"force {name}": value for name, value in total.items()}
+        result["energy"] = weighted(energy.parts(), state)
+        return result
+
+    return function

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
-from energynet.conditioning import Conditioned, note_fallback
 from energynet.energy import Energy, State
 from energynet.errors import SettlingError, StateError, TraceError
 from energynet.forces import EagerForces, Forces, forces_of
 from energynet.link import Link
+from energynet.programs import note_fallback
 from energynet.variable import Continuous, Variable
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class Partial:
         Boolean tensor that broadcasts to the shape of ``value``.
     """
 
-    value: Float[Tensor, "batch *shape"]
-    mask: Bool[Tensor, "..."]
+    value: Float[Tensor, batch * shape]
+    mask: Bool[Tensor, ...]
 
     def __post_init__(self) -> None:
         if self.mask.dtype != torch.bool:
@@ -94,7 +94,7 @@ class Flow(ABC):
         """The values of the free variables at a point."""
 
     @abstractmethod
-    def residual(self, point: State, velocity: State) -> Float[Tensor, "batch"]:
+    def residual(self, point: State, velocity: State) -> Float[Tensor, batch]:
         """The largest entry of the velocity of each sample, less what pushes against the end of a domain."""
 
     @abstractmethod
@@ -177,9 +177,7 @@ class EnergyFlow(Flow):
             note_fallback(self.conditioned.base, error)
             return EagerForces(self.conditioned, self.links)
 
-    def _start(
-        self, given: State, held: Mapping[str, Partial], generator: torch.Generator | None
-    ) -> State:
+    def _start(self, given: State, held: Mapping[str, Partial], generator: torch.Generator | None) -> State:
         conditioned = self.conditioned
         conditioned.check({**given, **{name: part.filled for name, part in held.items()}}, partial=True)
         known = {**conditioned.clamp, **given, **{name: part.value for name, part in held.items()}}
@@ -221,7 +219,7 @@ class EnergyFlow(Flow):
     def values(self, point: State) -> State:
         return {n: self.links[n].value(v) if n in self.links else v for n, v in point.items()}
 
-    def energy(self, point: State) -> Float[Tensor, "batch"]:
+    def energy(self, point: State) -> Float[Tensor, batch]:
         """The energy of each sample."""
         return self.forces.energy(point)
 

@@ -11,9 +11,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energynet.conditioning import Conditioned, forces, program_of, signature
-from energynet.energy import State
+from energynet.energy import Conditioned, State, forces
 from energynet.link import Link
+from energynet.programs import program_of, signature
 from energynet.trace import BoundKernel, Environment, Program, Traced, curvature, dependence
 
 
@@ -188,7 +188,8 @@ class TracedForces(Forces):
 def _blocks(traced: Traced, free: Sequence[str]) -> tuple[Block, ...]:
     """Colour the graph of couplings greedily, in the order of declaration: chains get two blocks."""
     reads = {
-        name: {other for other in free if dependence(traced, f"force {name}", other) != "none"} for name in free
+        name: {other for other in free if dependence(traced, f"force {name}", other) != "none"}
+        for name in free
     }
     groups: list[list[str]] = []
     for name in free:
@@ -229,7 +230,10 @@ class EagerForces(Forces):
     def force(self, point: State) -> State:
         keep = torch.is_grad_enabled()
         with torch.enable_grad():
-            state = {n: v if v.requires_grad else v.detach().requires_grad_() for n, v in self._state(point).items()}
+            state = {
+                n: v if v.requires_grad else v.detach().requires_grad_()
+                for n, v in self._state(point).items()
+            }
             total = self._conditioned.energy(**state).sum()
             slopes = torch.autograd.grad(
                 total, list(state.values()), create_graph=keep, allow_unused=True, materialize_grads=True
@@ -261,5 +265,3 @@ def forces_of(
     program = program_of(conditioned.base, signature({**conditioned.clamp, **point}))
     environment = conditioned.environment(batch, fresh=differentiable)
     return TracedForces(program, conditioned, links, environment)
-
-

@@ -88,4 +88,3 @@ class Tanh(Link):
     def integral(self, value: Tensor) -> Tensor:
         up, down = 1 + value, 1 - value
         return 0.5 * (torch.special.xlogy(up, up) + torch.special.xlogy(down, down))
-

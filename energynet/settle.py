@@ -38,9 +38,7 @@ class Until(ABC):
     """When a sample has settled."""
 
     @abstractmethod
-    def settled(
-        self, residual: Float[Tensor, "batch"], point: State
-    ) -> Tensor | None:
+    def settled(self, residual: Float[Tensor, batch], point: State) -> Tensor | None:
         """Which samples have settled, shape ``(batch,)``; None where none ever does."""
 
 
@@ -103,21 +101,21 @@ class Solution:
     """
 
     state: State
-    steps: Int[Tensor, "batch"]
-    status: Int[Tensor, "batch"]
+    steps: Int[Tensor, batch]
+    status: Int[Tensor, batch]
     trajectory: Any
     flow: EnergyFlow
     point: State
 
     @cached_property
-    def energy(self) -> Float[Tensor, "batch"]:
+    def energy(self) -> Float[Tensor, batch]:
         """The energy of each sample."""
         self.flow.conditioned.check_unchanged()
         with torch.no_grad():
             return self.flow.energy(self.point)
 
     @cached_property
-    def residual(self) -> Float[Tensor, "batch"]:
+    def residual(self) -> Float[Tensor, batch]:
         """The largest entry of the projected velocity of each sample."""
         self.flow.conditioned.check_unchanged()
         with torch.no_grad():

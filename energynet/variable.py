@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -43,7 +44,7 @@ class Variable(ABC):
                 )
         self.shape: tuple[int, ...] = shape
 
-    def check(self, name: str, value: Shaped[Tensor, "batch *shape"]) -> None:
+    def check(self, name: str, value: Shaped[Tensor, batch * shape]) -> None:
         """Raise `StateError` unless ``value`` is a batch of values of this domain."""
         if not isinstance(value, Tensor):
             raise StateError(f"variable {name!r}: expected a torch.Tensor, got {type(value).__name__}")
@@ -54,7 +55,7 @@ class Variable(ABC):
             )
         self.check_values(name, value)
 
-    def check_values(self, name: str, value: Shaped[Tensor, "batch *any"]) -> None:
+    def check_values(self, name: str, value: Shaped[Tensor, batch * any]) -> None:
         """Raise `StateError` where a value is not finite or outside the domain."""
         if value.numel() == 0:
             return
@@ -138,7 +139,9 @@ class Continuous(Variable):
     def __init__(self, *shape: int, tau: float = 1.0, link: Link | None = None) -> None:
         super().__init__(*shape)
         if not tau > 0 or not math.isfinite(tau):
-            raise ValueError(f"{type(self).__name__}: a time constant is positive and finite, got tau={tau!r}")
+            raise ValueError(
+                f"{type(self).__name__}: a time constant is positive and finite, got tau={tau!r}"
+            )
         self.tau = float(tau)
         self.link = link
 
@@ -301,3 +304,48 @@ def merge(name: str, first: Variable, second: Variable) -> Variable:
         f"variable {name!r}: one energy declares {first!r} and another {second!r}; energies that are added "
         "must declare a shared variable alike (shape, domain, time constant and link)"
     )
+
+
+def check_agreement(
+    variables: Mapping[str, Variable], state: Mapping[str, Tensor], reference: Tensor | None
+) -> None:
+    """Raise `StateError` unless values share one batch size, floating dtype and device.
+
+    Parameters
+    ----------
+    variables
+        The declarations.
+    state
+        Some of their values.
+    reference
+        A tensor of the dtype and device that the values must have; None takes the first value's.
+    """
+    source = "the parameters"
+    first: tuple[str, int] | None = None
+    for name, value in state.items():
+        if first is None:
+            first = (name, len(value))
+        elif len(value) != first[1]:
+            raise StateError(
+                f"variable {name!r}: expected a batch of {first[1]} as in {first[0]!r}, got {len(value)}"
+            )
+        if reference is None and value.is_floating_point():
+            reference, source = value, f"variable {name!r}"
+        if reference is None:
+            continue
+        if value.is_floating_point() and value.dtype != reference.dtype:
+            raise StateError(
+                f"variable {name!r}: expected dtype {reference.dtype} as in {source}, got {value.dtype}; "
+                "convert the data or the model with .to(dtype)"
+            )
+        number = value.is_floating_point() or value.is_complex()
+        if not number and not isinstance(variables[name], Unspecified):
+            raise StateError(
+                f"variable {name!r}: expected a floating dtype such as {reference.dtype}, got {value.dtype}; "
+                "convert it with .to(dtype)"
+            )
+        if value.device != reference.device:
+            raise StateError(
+                f"variable {name!r}: expected device {reference.device} as in {source}, "
+                f"got {value.device}; move it with .to(device)"
+            )

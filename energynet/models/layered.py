@@ -82,14 +82,18 @@ def _layer(size: int, activation: str) -> Continuous:
         return Unit(size, link=Sigmoid())
     if activation == "tanh":
         return Interval(size, low=-1.0, high=1.0, link=Tanh())
-    raise ValueError(f"LayeredHopfield: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    raise ValueError(
+        f"LayeredHopfield: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}"
+    )
 
 
 def _skip(pair: tuple[str, str], names: list[str]) -> tuple[str, str]:
     source, target = pair
     for name in pair:
         if name not in names:
-            raise ValueError(f"LayeredHopfield: skip {pair} names {name!r}; the layers are {', '.join(names)}")
+            raise ValueError(
+                f"LayeredHopfield: skip {pair} names {name!r}; the layers are {', '.join(names)}"
+            )
     if names.index(target) - names.index(source) < 2:
         raise ValueError(
             f"LayeredHopfield: skip {pair} must lead upwards over at least one layer of {', '.join(names)}"

@@ -37,7 +37,7 @@ class Solver(ABC):
     @abstractmethod
     def step(
         self, flow: Flow, state: State, carry: Any, generator: torch.Generator | None
-    ) -> tuple[State, Any, Float[Tensor, "batch"]]:
+    ) -> tuple[State, Any, Float[Tensor, batch]]:
         """One step.
 
         Returns
@@ -50,7 +50,7 @@ class Solver(ABC):
 
     def advance(
         self, flow: Flow, state: State, carry: Any, generator: torch.Generator | None, steps: int
-    ) -> tuple[State, Any, Float[Tensor, "batch"]]:
+    ) -> tuple[State, Any, Float[Tensor, batch]]:
         """Several steps; the residual is that of the last. ``steps`` is at least 1."""
         for _ in range(steps - 1):
             state, carry, _ = self.step(flow, state, carry, generator)

@@ -57,7 +57,5 @@ class RungeKutta4(Solver):
         second = flow.velocity(shift(flow, state, first, self.dt / 2))
         third = flow.velocity(shift(flow, state, second, self.dt / 2))
         fourth = flow.velocity(shift(flow, state, third, self.dt))
-        mean = {
-            name: (first[name] + 2 * second[name] + 2 * third[name] + fourth[name]) / 6 for name in first
-        }
+        mean = {name: (first[name] + 2 * second[name] + 2 * third[name] + fourth[name]) / 6 for name in first}
         return shift(flow, state, mean, self.dt), carry, flow.residual(state, first)

@@ -157,7 +157,8 @@ def _rebuild(
         raise TraceError(f"expected {len(input_names)} inputs in the trace, got {len(placeholders)}")
     named = dict(zip(placeholders, input_names, strict=True))
     batch = next(
-        (p.meta["val"].shape[0].node.expr for p, n in named.items() if n in inputs and inputs[n].batched), None
+        (p.meta["val"].shape[0].node.expr for p, n in named.items() if n in inputs and inputs[n].batched),
+        None,
     )
     values: dict[torch.fx.Node, Any] = {}
     specs = dict(inputs)
@@ -239,7 +240,7 @@ def _call(
 
 
 def _plain(value: Any) -> Any:
-    """fx's immutable lists as plain ones."""
+    """Fx's immutable lists as plain ones."""
     if isinstance(value, tuple):
         return tuple(_plain(item) for item in value)
     if isinstance(value, list):

@@ -109,9 +109,7 @@ class _Rewriter:
         )
 
     def _with(self, node: Node, position: int, part: Any) -> Combination:
-        args = tuple(
-            part(a) if i == position else self._wrapped(a) for i, a in enumerate(node.args)
-        )
+        args = tuple(part(a) if i == position else self._wrapped(a) for i, a in enumerate(node.args))
         return self._call(node, args)
 
     def _wrapped(self, value: Any) -> Any:

@@ -190,9 +190,7 @@ class Builder:
                 if Dim.EXPRESSION in size:
                     raise TraceError("a constant whose shape is an expression of the batch")
                 kwargs = {"dtype": value.dtype, "device": self.device}
-                return self._make(
-                    aten.full.default, (size, value.constant), kwargs, value.shape, value.dtype
-                )
+                return self._make(aten.full.default, (size, value.constant), kwargs, value.shape, value.dtype)
             return self._make(Kind.COMBINATION, (value.constant, *terms), {}, value.shape, value.dtype)
         if isinstance(value, (tuple, list)):
             return type(value)(self.node(item) for item in value)
@@ -337,9 +335,7 @@ class Builder:
             return second.scaled(first.constant, shape)
         return self._bilinear(op, first, second, shape, dtype)
 
-    def _bilinear(
-        self, op: Any, first: Any, second: Any, shape: Shape, dtype: torch.dtype
-    ) -> Combination:
+    def _bilinear(self, op: Any, first: Any, second: Any, shape: Shape, dtype: torch.dtype) -> Combination:
         factor, first = _factor(first)
         other, second = _factor(second)
         if isinstance(first, Combination) and first.uniform and not first.constant:
@@ -350,9 +346,7 @@ class Builder:
         assert isinstance(value, Combination)
         return value.scaled(factor * other)
 
-    def _power(
-        self, base: Combination, power: float, shape: Shape, dtype: torch.dtype
-    ) -> Combination | None:
+    def _power(self, base: Combination, power: float, shape: Shape, dtype: torch.dtype) -> Combination | None:
         if power == 1:
             return base
         if power == 0:

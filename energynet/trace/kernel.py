@@ -166,7 +166,11 @@ class Kernel:
         return self._names[node]
 
     def _literal(self, value: Any) -> str:
-        if isinstance(value, (int, float, bool, str, type(None))) and repr(value) not in ("inf", "-inf", "nan"):
+        if isinstance(value, (int, float, bool, str, type(None))) and repr(value) not in (
+            "inf",
+            "-inf",
+            "nan",
+        ):
             return repr(value)
         name = f"k{len(self._scope)}"
         self._scope[name] = value

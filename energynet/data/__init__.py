@@ -1,0 +1,57 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from energynet.data.dataset import Dataset, Split
+from energynet.data.digits import digits
+from energynet.data.error import DataError
+from energynet.data.idx import read_idx
+from energynet.data.mnist import mnist
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    Loader = Callable[[str | os.PathLike[str] | None, int], Dataset]
+
+__all__ = ["DATASETS", "DataError", "Dataset", "Split", "digits", "load", "mnist", "read_idx"]
+
+DATASETS: dict[str, Loader] = {
+    "digits": lambda _, seed: digits(seed=seed),
+    "mnist": lambda data_dir, _: mnist(data_dir),
+}
+"""What `load` knows: from a name to a function of the directory and the seed."""
+
+
+def load(name: str, data_dir: str | os.PathLike[str] | None = None, seed: int = 0) -> Dataset:
+    """Load a data set by name.
+
+    Parameters
+    ----------
+    name : str
+        A key of `DATASETS`: ``"digits"`` or ``"mnist"``.
+    data_dir : path, optional
+        The directory of its files. Sets that ship with a package have none and ignore it.
+    seed : int
+        Chooses the examples to test on. Sets that come split ignore it; the default is 0.
+
+    Returns
+    -------
+    Dataset
+        The data set.
+
+    Raises
+    ------
+    ValueError
+        If there is no data set of that name.
+    DataError
+        If its files are missing or corrupt.
+    """
+    if name not in DATASETS:
+        raise ValueError(
+            f"data set: expected one of {', '.join(map(repr, DATASETS))}, got {name!r}; "
+            "check the spelling, or register a loader in energynet.data.DATASETS"
+        )
+    return DATASETS[name](data_dir, seed)

@@ -246,6 +246,13 @@ class EnergyFlow(Flow):
             result[name] = slope.masked_fill(self.held[name], 0.0) if name in self.held else slope
         return result
 
+    def differentiable(self) -> EnergyFlow:
+        """The same flow with an autograd graph from the clamp and the parameters to every velocity."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.forces = self._forces(differentiable=True)
+        return twin
+
     def take(self, index: Tensor) -> EnergyFlow:
         taken = object.__new__(type(self))
         taken.__dict__.update(self.__dict__)

@@ -1,0 +1,15 @@
+"""Learning rules: weighted sums of energies at settled states, and the exact gradients to compare with."""
+
+from energynet.rules.base import LearningRule, Phase
+from energynet.rules.equilibrium import EquilibriumPropagation
+from energynet.rules.hebbian import ContrastiveHebbian
+from energynet.rules.reference import ImplicitDifferentiation, Unrolled
+
+__all__ = [
+    "ContrastiveHebbian",
+    "EquilibriumPropagation",
+    "ImplicitDifferentiation",
+    "LearningRule",
+    "Phase",
+    "Unrolled",
+]

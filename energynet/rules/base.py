@@ -1,0 +1,131 @@
+"""Learning rules in the form of a loss: the value is a cost, the gradient is the rule's."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor, nn
+
+from energynet.energy import Energy
+from energynet.errors import StateError
+from energynet.rules.contrast import by_parameter, contrast
+from energynet.settle import Solution
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """A settled state and the weight that its energy has in a rule.
+
+    Attributes
+    ----------
+    weight
+        A number, or one for each sample, ``(batch,)``.
+    energy
+        Of every variable of the solution's state.
+    solution
+        Where settling ended.
+    """
+
+    weight: float | Float[Tensor, "batch"]
+    energy: Energy
+    solution: Solution
+
+    def opposite(self, other: Phase) -> bool:
+        """Whether the weights of two phases cancel in every sample."""
+        if isinstance(self.weight, Tensor) and isinstance(other.weight, Tensor):
+            return torch.equal(self.weight, -other.weight)
+        return not isinstance(self.weight, Tensor) and self.weight == -other.weight
+
+
+class LearningRule(nn.Module):
+    """An update of the parameters of an energy, as a loss.
+
+    ``rule(**data)`` returns a number whose value is the mean cost and whose ``backward()`` leaves the rule's
+    update in ``.grad`` of each parameter, where any ``torch.optim`` optimiser finds it. With gradients
+    disabled only the value is computed.
+
+    Parameters
+    ----------
+    energy
+        What learns.
+    """
+
+    def __init__(self, energy: Energy) -> None:
+        super().__init__()
+        self.energy = energy
+
+    @abstractmethod
+    def phases(self, **data: Tensor) -> Sequence[Phase]:
+        """Settle on some data: the phases whose weighted energies are the rule.
+
+        A phase of weight zero does not teach; it may carry what `value` needs.
+        """
+
+    @abstractmethod
+    def value(self, phases: Sequence[Phase]) -> Float[Tensor, ""]:
+        """The mean cost, from the phases."""
+
+    def evaluate(self, **data: Tensor) -> Float[Tensor, ""]:
+        """The mean cost without learning; overridden where it takes less than all phases."""
+        return self.value(self.phases(**data))
+
+    def learn(self, data: Mapping[str, Tensor]) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
+        """The value, and the gradient of each parameter."""
+        phases = self.phases(**data)
+        value = self.value(phases)
+        teaching = [p for p in phases if isinstance(p.weight, Tensor) or p.weight]
+        return value, by_parameter(teaching[0].energy, contrast(teaching))
+
+    @final
+    def forward(self, **data: Tensor) -> Float[Tensor, ""]:
+        """The loss of a batch.
+
+        Parameters
+        ----------
+        **data
+            Variables of the energy, and the target of a cost, by name, each ``(batch, ...)``.
+
+        Raises
+        ------
+        StateError
+            If the data do not fit.
+        """
+        if not torch.is_grad_enabled():
+            return self.evaluate(**data)
+        value, gradient = self.learn(data)
+        parameters = [p for p in self.parameters() if p in gradient]
+        return _Loss.apply(value.detach(), [gradient[p] for p in parameters], *parameters)  # type: ignore[no-any-return]
+
+
+class _Loss(torch.autograd.Function):
+    """A number with a given gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradient: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> Any:
+        return (None, None, *(g * slopes[0] for g in ctx.gradient))
+
+
+def require(rule: object, data: Mapping[str, Tensor], names: Sequence[str], allowed: Sequence[str]) -> None:
+    """Raise `StateError` unless the data hold what a rule needs and nothing it does not know."""
+    for name in names:
+        if name not in data:
+            raise StateError(
+                f"{type(rule).__name__}: no value for {name!r} in the data; got {sorted(data) or 'nothing'}"
+            )
+    for name in data:
+        if name not in allowed:
+            raise StateError(
+                f"{type(rule).__name__}: the energy has no variable {name!r}; it has {', '.join(map(repr, allowed))}"
+            )

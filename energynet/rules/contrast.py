@@ -1,0 +1,140 @@
+"""The gradient of a weighted sum of energies at given states, in the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from energynet.energy import Energy, State, weighted
+from energynet.errors import TraceError
+from energynet.programs import note_fallback, program_of, signature
+from energynet.trace import Environment, Program, Spec, difference, parameters_of
+
+if TYPE_CHECKING:
+    from energynet.rules.base import Phase
+
+_WEIGHT = "weight of the sample"
+Gradient = dict[str, Tensor]
+
+
+def contrast(phases: Sequence[Phase]) -> Gradient:
+    """The gradient of the batch mean of ``sum of weight * energy``, by name of the parameter.
+
+    All phases must be of one energy. Two phases of opposite weights are contracted as differences of
+    their states, which costs less than two gradients and cancels no large numbers.
+    """
+    energy = phases[0].energy
+    if any(phase.energy is not energy for phase in phases):
+        raise ValueError("the phases of one rule must be phases of one energy")
+    with torch.no_grad():
+        try:
+            return _traced(energy, phases)
+        except TraceError as error:
+            note_fallback(energy, error)
+    return _eager(energy, phases)
+
+
+def _names(energy: Energy) -> list[str]:
+    return [name for name, p in energy.named_parameters() if p.requires_grad]
+
+
+def _traced(energy: Energy, phases: Sequence[Phase]) -> Gradient:
+    names = _names(energy)
+    state = phases[0].solution.state
+    batch = len(next(iter(state.values())))
+    reference = next(v for v in state.values() if v.is_floating_point())
+    inputs = signature(state)
+    inputs[_WEIGHT] = Spec((), reference.dtype, reference.device)
+    program = program_of(energy, inputs)
+    function = _gradient(energy, names)
+    weights = [_per_sample(phase.weight, reference, batch) / batch for phase in phases]
+    if len(phases) == 2 and phases[0].opposite(phases[1]):
+        return _paired(program, function, energy, phases, weights[0], names)
+    traced = program.traced("gradient", function)
+    total: Gradient = {}
+    for phase, weight in zip(phases, weights, strict=True):
+        environment = Environment(
+            {**parameters_of(energy), **phase.solution.state, _WEIGHT: weight}, batch
+        )
+        for name in names:
+            value = environment.get(traced.builder.node(traced.outputs[name]))
+            total[name] = total[name] + value if name in total else value
+    return total
+
+
+def _paired(
+    program: Program,
+    function: Callable[[State], State],
+    energy: Energy,
+    phases: Sequence[Phase],
+    weight: Tensor,
+    names: list[str],
+) -> Gradient:
+    plus, minus = (phase.solution.state for phase in phases)
+    moving = tuple(name for name in plus if plus[name] is not minus[name])
+    key = ("difference", moving)
+    if key not in program.facts:
+        program.facts[key] = difference(program.traced("gradient", function), moving)
+    values = {**parameters_of(energy), _WEIGHT: weight}
+    for name in plus:
+        if name in moving:
+            values[name + "+"], values[name + "-"] = plus[name], minus[name]
+        else:
+            values[name] = plus[name]
+    environment = Environment(values, len(weight))
+    return {name: environment.get(program.facts[key][name]) for name in names}
+
+
+def _gradient(energy: Energy, names: Sequence[str]) -> Callable[[State], State]:
+    """The function from a state and a weight for each sample to the gradient of the weighted energy."""
+    caller = _Caller(energy)
+
+    def function(point: State) -> State:
+        state = {name: point[name] for name in energy.variables}
+        tensors = {name: p for name, p in energy.named_parameters() if name in names}
+
+        def scalar(parameters: dict[str, Tensor]) -> Tensor:
+            swapped = {f"energy.{name}": value for name, value in parameters.items()}
+            return (torch.func.functional_call(caller, swapped, (state,)) * point[_WEIGHT]).sum()
+
+        return torch.func.grad(scalar)(tensors)
+
+    return function
+
+
+class _Caller(nn.Module):
+    def __init__(self, energy: Energy) -> None:
+        super().__init__()
+        self.energy = energy
+
+    def forward(self, state: State) -> Tensor:
+        return weighted(self.energy.parts(), state)
+
+
+def _per_sample(weight: float | Tensor, like: Tensor, batch: int) -> Tensor:
+    if isinstance(weight, Tensor):
+        return weight
+    return torch.full((batch,), weight, dtype=like.dtype, device=like.device)
+
+
+def _eager(energy: Energy, phases: Sequence[Phase]) -> Gradient:
+    tensors = {name: p for name, p in energy.named_parameters() if p.requires_grad}
+    with torch.enable_grad():
+        total: Tensor | None = None
+        for phase in phases:
+            mean = (phase.weight * energy.energy(**phase.solution.state)).mean()
+            total = mean if total is None else total + mean
+        assert total is not None
+        slopes = torch.autograd.grad(
+            total, list(tensors.values()), allow_unused=True, materialize_grads=True
+        )
+    return dict(zip(tensors, slopes, strict=True))
+
+
+def by_parameter(module: nn.Module, gradient: Mapping[str, Tensor]) -> dict[nn.Parameter, Tensor]:
+    """A gradient by name as a gradient by parameter."""
+    named = dict(module.named_parameters())
+    return {named[name]: value for name, value in gradient.items()}

@@ -279,12 +279,15 @@ class Conditioned(Energy):
     """
 
     def __init__(self, base: Energy, clamp: Mapping[str, Tensor], parent: Conditioned | None = None) -> None:
+        own = dict(clamp)
         if isinstance(base, Conditioned):
             parent, clamp, base = base, {**base.clamp, **clamp}, base.base
-        base.check(clamp, partial=True)
+        base.check(own, partial=True)
+        base.check_values(clamp)
         super().__init__(**{name: v for name, v in base.variables.items() if name not in clamp})
         self.base = base
         self.clamp = dict(clamp)
+        self._own = own
         self._parent = parent
         self._environment: Environment | None = None
         self._versions: tuple[int, ...] = ()
@@ -316,21 +319,36 @@ class Conditioned(Energy):
         Made anew when a parameter has changed since, and where ``fresh``, which is how gradients flow to
         the parameters through it.
         """
-        tensors = parameters_of(self.base)
         if fresh:
-            return Environment({**tensors, **self.clamp}, batch)
-        versions = _versions(tensors)
-        if self._environment is None or self._environment.batch != batch or self._versions != versions:
-            parent = None
-            if self._parent is not None and all(len(v) == batch for v in self.clamp.values()):
-                parent = self._parent.environment(batch)
-            self._environment = Environment({**tensors, **self.clamp}, batch, parent)
-            self._versions = versions
+            return Environment({**parameters_of(self.base), **self.clamp}, batch)
+        made = self._environment
+        if self._parent is not None:
+            parent = self._parent.environment(batch)
+            if made is None or made.parent is not parent:
+                self._environment = Environment(self._own, batch, parent)
+        else:
+            tensors = parameters_of(self.base)
+            versions = _versions(tensors)
+            if made is None or made.batch != batch or self._versions != versions:
+                self._environment = Environment({**tensors, **self.clamp}, batch)
+                self._versions = versions
+        assert self._environment is not None
         return self._environment
+
+    def rebind(self, clamp: Mapping[str, Tensor]) -> Conditioned:
+        """Other values for the variables that were clamped last; they are not checked."""
+        twin = object.__new__(Conditioned)
+        twin.__dict__.update(self.__dict__)
+        twin._own = {**self._own, **clamp}
+        twin.clamp = {**self.clamp, **clamp}
+        twin._environment = None
+        return twin
 
     def check_unchanged(self) -> None:
         """Raise if a parameter has changed since the environment was made."""
-        if self._environment is not None and self._versions != _versions(parameters_of(self.base)):
+        if self._parent is not None:
+            self._parent.check_unchanged()
+        elif self._environment is not None and self._versions != _versions(parameters_of(self.base)):
             raise RuntimeError(
                 "the parameters have changed since settling, so the energy and the residual of this solution "
                 "are gone; read them before the optimiser's step"

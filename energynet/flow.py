@@ -253,6 +253,19 @@ class EnergyFlow(Flow):
         twin.forces = self._forces(differentiable=True)
         return twin
 
+    def rebind(self, start: State, **clamp: Tensor) -> EnergyFlow:
+        """The same flow from another point, with other values for variables clamped last.
+
+        For phases that differ in one number, such as the strength of a nudge: nothing that depends on the
+        rest is computed again. The values are not checked.
+        """
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.conditioned = self.conditioned.rebind(clamp)
+        twin.forces = self.forces.rebind(twin.conditioned)
+        twin.start = start
+        return twin
+
     def take(self, index: Tensor) -> EnergyFlow:
         taken = object.__new__(type(self))
         taken.__dict__.update(self.__dict__)

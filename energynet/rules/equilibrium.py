@@ -145,8 +145,7 @@ class EquilibriumPropagation(LearningRule):
         return Stationary(atol=max(abs(self.beta) / 1000, 1e-6))
 
     def _free(self, nudged: Nudged) -> Solution:
-        return nudged.settle(
-            0.0,
+        return nudged.free(
             solver=self.solver,
             max_steps=_SETTLED if self.free_steps is None else self.free_steps,
             until=self._until(nudged.like),
@@ -157,7 +156,9 @@ class EquilibriumPropagation(LearningRule):
         until = self._until(nudged.like)
 
         def settle(strength: float | Tensor) -> Solution:
-            return nudged.settle(strength, free.state, solver=self.solver, max_steps=steps, until=until)
+            return nudged.nudged(
+                strength, free, free.point, solver=self.solver, max_steps=steps, until=until
+            )
 
         beta, energy = self.beta, nudged.energy
         if self.estimator == "centered":

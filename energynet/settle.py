@@ -398,9 +398,9 @@ def check_converged(solution: Solution) -> None:
         sample = diverged[0]
         bad = [n for n, v in solution.point.items() if not bool(v[sample].isfinite().all())]
         raise SettlingError(
-            f"settling diverged in {len(diverged)} of {len(solution.status)} samples, first in sample {sample} "
-            f"by step {int(solution.steps[sample])}, where {', '.join(bad) or 'the force'} became infinite or "
-            "NaN; use a smaller dt or another solver, or check that the energy is bounded below"
+            f"settling diverged in {len(diverged)} of {len(solution.status)} samples, first in sample "
+            f"{sample} by step {int(solution.steps[sample])}, where {', '.join(bad) or 'the force'} became "
+            "infinite or NaN; use a smaller dt or another solver, or check that the energy is bounded below"
         )
     late = (solution.status == Status.MAX_STEPS).nonzero().flatten().tolist()
     if late:

@@ -73,14 +73,12 @@ class ContrastiveHebbian(LearningRule):
         require(self, data, self.given, tuple(self.energy.variables))
         if set(data) == set(self.given):
             raise StateError(
-                f"ContrastiveHebbian: all data are given ({', '.join(self.given)}), so the two phases are one; "
-                "pass what is to be learnt as well"
+                f"ContrastiveHebbian: all data are given ({', '.join(self.given)}), so the two phases are "
+                "one; pass what is to be learnt as well"
             )
         with torch.no_grad():
             conditioned = self.energy.condition(**{name: data[name] for name in self.given})
-            free = relax(
-                flow_of(conditioned), solver=self.solver, max_steps=self.max_steps, until=self.until
-            )
+            free = relax(flow_of(conditioned), solver=self.solver, max_steps=self.max_steps, until=self.until)
             rest = {name: value for name, value in data.items() if name not in self.given}
             clamped = self._clamped(data, rest, free)
         return [Phase(1.0, self.energy, clamped), Phase(-1.0, self.energy, free)]

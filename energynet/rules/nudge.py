@@ -7,7 +7,7 @@ from typing import final
 
 from torch import Tensor
 
-from energynet.cost import TARGET, Cost
+from energynet.cost import Cost
 from energynet.energy import Energy, State, Sum
 from energynet.settle import Solution, Until, flow_of, relax
 from energynet.solvers import Solver

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 import torch
@@ -176,7 +176,7 @@ class ImplicitDifferentiation(Reference):
         return split((scale * solution).detach())
 
 
-def conjugate_gradient(apply: object, right: Tensor, tol: float) -> Tensor:
+def conjugate_gradient(apply: Callable[[Tensor], Tensor], right: Tensor, tol: float) -> Tensor:
     """Solve A z = right for each row, A symmetric and positive definite, each row with its own steps.
 
     Raises
@@ -184,7 +184,6 @@ def conjugate_gradient(apply: object, right: Tensor, tol: float) -> Tensor:
     SettlingError
         If a row meets a direction of non-positive curvature, or does not converge.
     """
-    assert callable(apply)
     solution = torch.zeros_like(right)
     residual = right.clone()
     direction = residual.clone()
@@ -235,9 +234,7 @@ class Unrolled(Reference):
         self.solver = solver
 
     def _settle(self, given: State) -> Solution:
-        return relax(
-            flow_of(self.energy, given), solver=self.solver, max_steps=self.steps, until=Never()
-        )
+        return relax(flow_of(self.energy, given), solver=self.solver, max_steps=self.steps, until=Never())
 
     def learn(self, data: Mapping[str, Tensor]) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
         given = self._given(data)

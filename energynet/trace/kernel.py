@@ -81,7 +81,7 @@ class Environment:
 
     def _combine(self, node: Node) -> Tensor:
         constant, *terms = node.args
-        total: Tensor | None = None
+        total: Any = None
         for coefficient, term in sorted(terms, key=lambda t: _is_product(t[1])):
             if total is not None and _is_product(term):
                 first, second = (self.get(argument) for argument in term.args)
@@ -90,10 +90,11 @@ class Environment:
                 total = _scaled(self.get(term), coefficient)
             else:
                 total = torch.add(total, self.get(term), alpha=coefficient)
-        assert total is not None and node.shape is not None
+        assert node.shape is not None
         if constant:
             total = total + constant
-        return total.expand([self.batch if n is Dim.BATCH else n for n in node.shape])
+        size = [n if isinstance(n, int) else self.batch for n in node.shape]
+        return total if list(total.shape) == size else total.expand(size)
 
     def take(self, index: Tensor) -> Environment:
         """The same environment for the samples of ``index``, which may repeat some."""
@@ -140,10 +141,7 @@ class Kernel:
         self._names: dict[Node, str] = {}
         self._scope: dict[str, Any] = {"torch": torch, "_device": traced.builder.device}
         self._lines: list[str] = []
-        self._uses: dict[Node, int] = {}
-        arguments = []
-        for position, name in enumerate(free):
-            arguments.append(f"s{position}")
+        arguments = [f"s{position}" for position in range(len(free))]
         self._inputs = dict(zip(free, arguments, strict=True))
         self._batch = next((f"s{i}" for i, n in enumerate(free) if traced.inputs[n].batched), None)
         nodes = [traced.builder.node(traced.outputs[name]) for name in outputs]

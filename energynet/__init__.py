@@ -14,8 +14,9 @@ from energynet.rules import (
     Phase,
     Unrolled,
 )
-from energynet.settle import Never, Solution, Stationary, Status, Until, settle
+from energynet.settle import Solution, settle
 from energynet.solvers import BlockDescent, Euler, Heun, RungeKutta4, Solver
+from energynet.stopping import Never, Stationary, Status, Until
 from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Variable
 
 __version__ = "0.1.0"

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor, nn
 
-from energynet.errors import StateError, TraceError
+from energynet.errors import TraceError
 from energynet.link import Link
 from energynet.programs import note_fallback, program_of, signature
 from energynet.trace import Environment, parameters_of
-from energynet.variable import Variable, check_agreement, merge
+from energynet.variable import Variable, check_state, merge
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -134,21 +134,8 @@ class Energy(nn.Module):
         partial
             Whether some variables may be missing.
         """
-        for name in state:
-            if name not in self.variables:
-                raise StateError(
-                    f"{type(self).__name__} has no variable {name!r}; its variables are "
-                    f"{', '.join(map(repr, self.variables))}"
-                )
-        missing = [name for name in self.variables if name not in state]
-        if missing and not partial:
-            raise StateError(
-                f"{type(self).__name__}: no value for {', '.join(map(repr, missing))} in the state"
-            )
-        for name, value in state.items():
-            self.variables[name].check(name, value)
         reference = next((p for p in self.parameters() if p.is_floating_point()), None)
-        check_agreement(self.variables, state, reference)
+        check_state(type(self).__name__, self.variables, state, reference, partial=partial)
         self.check_values(state)
 
     def check_values(self, state: Mapping[str, Tensor]) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +15,7 @@ from energynet.energy import Energy, State
 from energynet.errors import SettlingError
 from energynet.flow import Clamp, EnergyFlow, GradientFlow, MirrorFlow
 from energynet.solvers import BlockDescent, Solver
+from energynet.stopping import Stationary, Status, Until
 from energynet.variable import Continuous
 
 if TYPE_CHECKING:
@@ -29,60 +28,6 @@ Recorder = str | Callable[[State], Any] | Mapping[str, Callable[[State], Any]]
 _COSTLY = 4_000_000
 _EVERY, _EVERY_COSTLY = 5, 2  # steps between two looks
 _DROP, _DROP_COSTLY = 0.4, 0.75  # drop once the samples that move are at most this part of those that run
-
-
-class Status(IntEnum):
-    """How settling ended for a sample."""
-
-    CONVERGED = 0
-    MAX_STEPS = 1
-    DIVERGED = 2
-
-
-class Until(ABC):
-    """When a sample has settled."""
-
-    @abstractmethod
-    def settled(self, residual: Float[Tensor, batch], point: State) -> Tensor | None:
-        """Which samples have settled, shape ``(batch,)``; None where none ever does."""
-
-
-@final
-class Stationary(Until):
-    """A sample has settled when its residual is at most ``atol + rtol * max |u|``.
-
-    The residual is the largest entry of the projected velocity, and u what is integrated: the potential
-    where a variable has a link, else the value.
-
-    Parameters
-    ----------
-    atol, rtol
-        Absolute and relative tolerance. By default 1e-6 and 1e-6 in float32, where rounding makes smaller
-        ones unreachable, and 1e-10 and 1e-10 in float64. If one is given the other is zero.
-    """
-
-    def __init__(self, atol: float | None = None, rtol: float | None = None) -> None:
-        for name, value in (("atol", atol), ("rtol", rtol)):
-            if value is not None and not value >= 0:
-                raise ValueError(f"Stationary: {name} must be a number from 0 up, got {value!r}")
-        self.atol, self.rtol = atol, rtol
-
-    def settled(self, residual: Tensor, point: State) -> Tensor:
-        atol, rtol = self.atol, self.rtol
-        if atol is None and rtol is None:
-            atol = rtol = 1e-10 if residual.dtype == torch.float64 else 1e-6
-        if not rtol:
-            return residual <= (atol or 0.0)
-        size = torch.stack([value.abs().flatten(1).amax(1) for value in point.values()]).amax(0)
-        return residual <= (atol or 0.0) + rtol * size
-
-
-@final
-class Never(Until):
-    """Run for ``max_steps``."""
-
-    def settled(self, residual: Tensor, point: State) -> None:
-        return None
 
 
 @dataclass(frozen=True, eq=False)

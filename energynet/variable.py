@@ -306,20 +306,39 @@ def merge(name: str, first: Variable, second: Variable) -> Variable:
     )
 
 
-def check_agreement(
-    variables: Mapping[str, Variable], state: Mapping[str, Tensor], reference: Tensor | None
+def check_state(
+    owner: str,
+    variables: Mapping[str, Variable],
+    state: Mapping[str, Tensor],
+    reference: Tensor | None,
+    *,
+    partial: bool,
 ) -> None:
-    """Raise `StateError` unless values share one batch size, floating dtype and device.
+    """Raise `StateError` unless a state fits the variables, and its values one another.
 
     Parameters
     ----------
+    owner
+        Whose variables they are, for the error.
     variables
         The declarations.
     state
-        Some of their values.
+        Their values.
     reference
         A tensor of the dtype and device that the values must have; None takes the first value's.
+    partial
+        Whether values may be missing.
     """
+    for name in state:
+        if name not in variables:
+            raise StateError(
+                f"{owner} has no variable {name!r}; its variables are {', '.join(map(repr, variables))}"
+            )
+    missing = [name for name in variables if name not in state]
+    if missing and not partial:
+        raise StateError(f"{owner}: no value for {', '.join(map(repr, missing))} in the state")
+    for name, value in state.items():
+        variables[name].check(name, value)
     source = "the parameters"
     first: tuple[str, int] | None = None
     for name, value in state.items():

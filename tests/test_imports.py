@@ -19,7 +19,7 @@ LAYERS = [
     {"energy"},
     {"terms", "cost"},
     {"forces", "flow"},
-    {"solvers", "samplers"},
+    {"solvers", "samplers", "stopping"},
     {"settle"},
     {"rules", "models"},
     {"testing", "data", "plot", "track"},

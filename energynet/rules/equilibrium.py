@@ -14,8 +14,9 @@ from energynet.energy import Energy
 from energynet.errors import StateError
 from energynet.rules.base import LearningRule, Phase, require
 from energynet.rules.nudge import NUDGE, Nudge, Nudged
-from energynet.settle import Solution, Stationary, Until
+from energynet.settle import Solution
 from energynet.solvers import Solver
+from energynet.stopping import Stationary, Until
 
 ESTIMATORS = ("centered", "one-sided", "random-sign")
 _SETTLED = 2000  # steps after which a sample that has not settled is left as it is

@@ -11,8 +11,9 @@ from torch import Tensor
 from energynet.energy import Energy
 from energynet.errors import StateError
 from energynet.rules.base import LearningRule, Phase, require
-from energynet.settle import Solution, Until, flow_of, relax
+from energynet.settle import Solution, flow_of, relax
 from energynet.solvers import Solver
+from energynet.stopping import Until
 
 
 @final

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from energynet.cost import Cost
 from energynet.energy import Energy, State, Sum
-from energynet.settle import Solution, Until, flow_of, relax
+from energynet.settle import Solution, flow_of, relax
 from energynet.solvers import Solver
+from energynet.stopping import Until
 from energynet.variable import Real
 
 NUDGE = "nudge"

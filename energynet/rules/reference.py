@@ -13,8 +13,9 @@ from energynet.energy import Energy, State
 from energynet.errors import SettlingError, StateError
 from energynet.flow import EnergyFlow
 from energynet.rules.base import LearningRule, Phase, require
-from energynet.settle import Never, Solution, Until, check_converged, flow_of, relax
+from energynet.settle import Solution, check_converged, flow_of, relax
 from energynet.solvers import BlockDescent, Solver
+from energynet.stopping import Never, Until
 
 
 class Reference(LearningRule):

@@ -2,7 +2,7 @@
 
 from energynet import models, terms
 from energynet.cost import Cost, CrossEntropy, SquaredError
-from energynet.energy import Energy, State, Sum
+from energynet.energy import Energy, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
 from energynet.flow import Flow, GradientFlow, MirrorFlow, Partial
 from energynet.link import Link, Sigmoid, Tanh
@@ -16,6 +16,7 @@ from energynet.rules import (
 )
 from energynet.settle import Solution, settle
 from energynet.solvers import BlockDescent, Euler, Heun, RungeKutta4, Solver
+from energynet.state import State
 from energynet.stopping import Never, Stationary, Status, Until
 from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Variable
 

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from energynet.errors import TraceError
 from energynet.link import Link
 from energynet.programs import note_fallback, program_of, signature
+from energynet.state import State, check_state, merge
 from energynet.trace import Environment, parameters_of
-from energynet.variable import Variable, check_state, merge
+from energynet.variable import Variable
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-State = dict[str, Tensor]
 
 
 class Energy(nn.Module):

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
-from energynet.energy import Energy, State
+from energynet.energy import Energy
 from energynet.errors import SettlingError, StateError, TraceError
 from energynet.forces import EagerForces, Forces, forces_of
 from energynet.link import Link
 from energynet.programs import note_fallback
+from energynet.state import State
 from energynet.variable import Continuous, Variable
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energynet.energy import Conditioned, Energy, State, forces
+from energynet.energy import Conditioned, Energy, forces
 from energynet.link import Link
 from energynet.programs import program_of, signature
+from energynet.state import State
 from energynet.trace import (
     BoundKernel,
     Combination,

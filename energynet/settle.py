@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from energynet.energy import Energy, State
+from energynet.energy import Energy
 from energynet.errors import SettlingError
 from energynet.flow import Clamp, EnergyFlow, GradientFlow, MirrorFlow
 from energynet.solvers import BlockDescent, Solver
+from energynet.state import State
 from energynet.stopping import Stationary, Status, Until
 from energynet.variable import Continuous
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
-from energynet.energy import State
+from energynet.state import State
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from energynet.energy import Energy, State, weighted
+from energynet.energy import Energy, weighted
 from energynet.errors import TraceError
 from energynet.programs import note_fallback, program_of, signature
+from energynet.state import State
 from energynet.trace import Environment, Program, Spec, difference, parameters_of
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from typing import final
 from torch import Tensor
 
 from energynet.cost import Cost
-from energynet.energy import Energy, State, Sum
+from energynet.energy import Energy, Sum
 from energynet.settle import Solution, flow_of, relax
 from energynet.solvers import Solver
+from energynet.state import State
 from energynet.stopping import Until
 from energynet.variable import Real
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from energynet.cost import TARGET, Cost
-from energynet.energy import Energy, State
+from energynet.energy import Energy
 from energynet.errors import SettlingError, StateError
 from energynet.flow import EnergyFlow
 from energynet.rules.base import LearningRule, Phase, require
 from energynet.settle import Solution, check_converged, flow_of, relax
 from energynet.solvers import BlockDescent, Solver
+from energynet.state import State
 from energynet.stopping import Never, Until
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from energynet.energy import State
 from energynet.flow import Flow
+from energynet.state import State
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -8,11 +8,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from energynet.energy import State
 from energynet.errors import SettlingError
 from energynet.flow import EnergyFlow, Flow
 from energynet.forces import Curvature
 from energynet.solvers.base import Solver, positive
+from energynet.state import State
 
 
 @final

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from energynet.errors import TraceError
 from energynet.link import Link
 from energynet.programs import note_fallback, program_of, signature
-from energynet.state import State, check_state, merge
+from energynet.state import State, check_state, merged
 from energynet.trace import Environment, parameters_of
 from energynet.variable import Variable
 
@@ -204,22 +204,13 @@ class Composite(Energy):
             part.check_values({name: state[name] for name in part.variables if name in state})
 
 
-def merged(energies: Iterable[Energy]) -> dict[str, Variable]:
-    """The variables of a sum of energies."""
-    variables: dict[str, Variable] = {}
-    for energy in energies:
-        for name, variable in energy.variables.items():
-            variables[name] = merge(name, variables[name], variable) if name in variables else variable
-    return variables
-
-
 @final
 class Sum(Composite):
     """The sum of energies; a variable that several of them name is one variable."""
 
     def __init__(self, energies: Iterable[Energy]) -> None:
         energies = list(energies)
-        super().__init__(**merged(energies))
+        super().__init__(**merged(energy.variables for energy in energies))
         self.energies = nn.ModuleList(energies)
 
     def parts(self) -> tuple[tuple[float, Energy], ...]:

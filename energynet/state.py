@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -28,6 +28,15 @@ def merge(name: str, first: Variable, second: Variable) -> Variable:
         f"variable {name!r}: one energy declares {first!r} and another {second!r}; energies that are added "
         "must declare a shared variable alike (shape, domain, time constant and link)"
     )
+
+
+def merged(declarations: Iterable[Mapping[str, Variable]]) -> dict[str, Variable]:
+    """The variables of a sum of energies."""
+    variables: dict[str, Variable] = {}
+    for declared in declarations:
+        for name, variable in declared.items():
+            variables[name] = merge(name, variables[name], variable) if name in variables else variable
+    return variables
 
 
 def check_state(

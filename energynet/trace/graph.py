@@ -280,7 +280,8 @@ class Builder:
             return self._power(first, power, shape, dtype) if _number(power) else None
         if packet is aten.addmm:
             scale, bias = kwargs.get("alpha", 1), kwargs.get("beta", 1)
-            product = self._bilinear(aten.mm.default, *list(args)[1:3], shape, dtype)
+            operands: Any = args
+            product = self._bilinear(aten.mm.default, operands[1], operands[2], shape, dtype)
             if not (_number(scale) and _number(bias)):
                 return None
             return first.scaled(bias).plus(product.scaled(scale), shape)

@@ -53,7 +53,7 @@ demo: $(STAMP)  ## Learn handwritten digits; look into runs/demo
 	$(BIN)/energynet run digits --name demo
 
 bench: $(STAMP)  ## Compare speeds within one run
-	$(BIN)/pytest benchmarks --benchmark-only
+	$(BIN)/pytest benchmarks --benchmark-only -n 0 -o python_functions="bench_*" --benchmark-disable-gc -q
 
 clean:  ## Remove what can be made again, .venv too; keeps runs/
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -196,7 +196,8 @@ def states(
     targets = target_outputs(energy)
     state: State = {}
     for name, variable in declared.items():
-        if name == TARGET and name in targets and name not in (declare or {}):
+        given = name in (declare or {}) and isinstance(energy.variables[name], Unspecified)
+        if name in targets and not given:
             output = declared[targets[name]]
             shape = Real(*output.shape)
             state[name] = draw(values(shape, size, dtype=dtype, device=device).map(_distribution))

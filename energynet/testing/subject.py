@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from energynet.energy import Conditioned, Energy, State
+from energynet.testing.oracle import slope
 from energynet.testing.report import NotApplicable
 from energynet.testing.strategies import declarations, states
 from energynet.variable import Continuous, Unspecified, Variable
@@ -29,15 +30,15 @@ class Subject:
         A copy that nobody else holds; laws that change it make their own.
     dtype
         Of its states.
-    declared
-        Its variables, what the energy leaves unspecified included.
+    declare
+        Declarations of variables that the energy leaves unspecified.
     compared
         How many comparisons the current law has made.
     """
 
     model: Energy
     dtype: torch.dtype
-    declared: dict[str, Variable]
+    declare: Mapping[str, Variable] | None = None
     compared: int = 0
 
     @classmethod
@@ -45,7 +46,12 @@ class Subject:
         cls, model: Energy, dtype: torch.dtype, declare: Mapping[str, Variable] | None = None
     ) -> Subject:
         """The subject of a model, which stays as it is."""
-        return cls(converted(model, dtype), dtype, declarations(model, declare))
+        return cls(converted(model, dtype), dtype, declare)
+
+    @property
+    def declared(self) -> dict[str, Variable]:
+        """Its variables, what the energy leaves unspecified replaced where it is known."""
+        return declarations(self.model, self.declare)
 
     @property
     def device(self) -> torch.device:
@@ -59,11 +65,7 @@ class Subject:
     @property
     def smooth(self) -> list[str]:
         """Variables that have a force: those an ODE can move, and targets."""
-        return [
-            name
-            for name, v in self.declared.items()
-            if isinstance(v, Continuous) and not isinstance(v, Unspecified)
-        ]
+        return [name for name, v in self.declared.items() if isinstance(v, Continuous)]
 
     def require_shapes(self) -> None:
         """Raise `NotApplicable` if a variable has no shape."""
@@ -85,9 +87,30 @@ class Subject:
     def state(self, data: st.DataObject, batch: int | None = None) -> State:
         """A state of the model, inside the domains."""
         strategy = states(
-            self.model, batch, dtype=self.dtype, device=self.device, declare=self.declared
+            self.model, batch, dtype=self.dtype, device=self.device, declare=self.declare
         )
         return data.draw(strategy, label="state")
+
+    def problem(self, data: st.DataObject) -> tuple[State, State]:
+        """A start and a clamp. All that can settle is free in every other example, else all but one.
+
+        Variables without bounds that nothing pulls back, such as the input of a network, stay clamped.
+        """
+        state = self.state(data)
+        free = [name for name in self.moving if self._restored(name, state)] or self.moving
+        if len(free) > 1 and data.draw(st.booleans(), label="clamp one more"):
+            held = data.draw(st.sampled_from(free), label="clamped")
+            free = [name for name in free if name != held]
+        start = {name: state[name] for name in free}
+        return start, {name: value for name, value in state.items() if name not in start}
+
+    def _restored(self, name: str, state: State) -> bool:
+        variable = self.model.variables[name]
+        if not isinstance(variable, Continuous) or variable.bounded or variable.link is not None:
+            return True
+        # a restoring force grows with the distance
+        far = [slope(self.model, {**state, name: state[name] + shift}, [name])[name] for shift in (-9.0, 9.0)]
+        return float((far[1] - far[0]).sum()) > 0
 
     def free(self, data: st.DataObject, names: Sequence[str]) -> list[str]:
         """Some of the names, one at least."""

@@ -60,12 +60,12 @@ def energies_are_independent(subject: Subject, data: st.DataObject) -> None:
     _independent(subject, data, compute, "")
 
 
-@law()
+@law(examples=6)
 def forces_are_independent(subject: Subject, data: st.DataObject) -> None:
     """The force on a sample does not depend on the others."""
     subject.require_shapes()
     subject.require_smooth()
-    free = subject.free(data, subject.smooth)
+    free = subject.smooth
 
     def compute(state: State) -> dict[str, Tensor]:
         rest = {name: state[name] for name in free}
@@ -75,12 +75,12 @@ def forces_are_independent(subject: Subject, data: st.DataObject) -> None:
     _independent(subject, data, compute, "force on ")
 
 
-@law(slow=True)
+@law(slow=True, examples=4)
 def settling_is_independent(subject: Subject, data: st.DataObject) -> None:
     """Where a sample settles, by Euler and by block descent, does not depend on the others."""
     subject.require_shapes()
     subject.require_moving()
-    free = subject.free(data, subject.moving)
+    free = list(subject.problem(data)[0])
 
     def split(state: State) -> tuple[State, State]:
         start = {name: state[name] for name in free}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from hypothesis import strategies as st
+from torch import nn
 
 from energynet.testing.laws.law import law
 from energynet.testing.oracle import agree, slope, values_of
@@ -13,7 +15,7 @@ from energynet.testing.report import NotApplicable
 from energynet.testing.subject import Subject
 
 
-@law()
+@law(examples=6)
 def conditioning_changes_nothing(subject: Subject, data: st.DataObject) -> None:
     """Energy and force with any variables clamped, at once or one after the other, are those of the whole."""
     subject.require_shapes()
@@ -45,27 +47,23 @@ def conditioning_changes_nothing(subject: Subject, data: st.DataObject) -> None:
     subject.compared += 1
 
 
-@law()
+@law(examples=4)
 def force_follows_the_parameters(subject: Subject, data: st.DataObject) -> None:
     """After a parameter has changed in place the conditioned force is that of the new value."""
     subject.require_shapes()
     subject.require_smooth()
-    model = copy.deepcopy(subject.model)
+    model = subject.model
     parameters = [p for p in model.parameters() if p.is_floating_point()]
     if not parameters:
         raise NotApplicable("the energy has no parameters")
     state = subject.state(data)
-    free = subject.free(data, subject.smooth)
+    free = subject.smooth
     rest = {name: state[name] for name in free}
     conditioned = model.condition(**{name: value for name, value in state.items() if name not in free})
     conditioned.force(rest, free)
     seed = data.draw(st.integers(0, 2**31 - 1), label="seed")
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in parameters:
-            noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.add_((0.1 + 0.1 * noise).to(parameter))
-    force, gradient = conditioned.force(rest, free), slope(model, state, free)
+    with _changed(parameters, torch.Generator().manual_seed(seed)):
+        force, gradient = conditioned.force(rest, free), slope(model, state, free)
     for name in free:
         agree(
             f"force on {name!r} after a step of the parameters",
@@ -74,3 +72,19 @@ def force_follows_the_parameters(subject: Subject, data: st.DataObject) -> None:
             "do not keep values that are computed from parameters between calls of energy()",
         )
     subject.compared += 1
+
+
+@contextmanager
+def _changed(parameters: list[nn.Parameter], generator: torch.Generator) -> Iterator[None]:
+    """Change parameters in place, as an optimiser does, and put them back."""
+    before = [parameter.detach().clone() for parameter in parameters]
+    with torch.no_grad():
+        for parameter in parameters:
+            noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_((0.1 + 0.1 * noise).to(parameter))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, before, strict=True):
+                parameter.copy_(value)

@@ -38,7 +38,7 @@ def force_override_is_the_gradient(subject: Subject, data: st.DataObject) -> Non
         subject.compared += 1
 
 
-@law()
+@law(examples=6)
 def force_is_the_gradient(subject: Subject, data: st.DataObject) -> None:
     """The force of the (traced) energy, with nothing clamped, is minus the gradient."""
     subject.require_shapes()
@@ -56,20 +56,18 @@ def force_is_the_gradient(subject: Subject, data: st.DataObject) -> None:
     subject.compared += 1
 
 
-@law()
+@law(examples=6)
 def settling_force_is_the_gradient(subject: Subject, data: st.DataObject) -> None:
     """What settling follows is minus the gradient, chained through the links, over the time constants."""
     subject.require_shapes()
     subject.require_moving()
     model = subject.model
-    state = subject.state(data)
-    free = subject.free(data, subject.moving)
-    clamp = {name: value for name, value in state.items() if name not in free}
+    start, clamp = subject.problem(data)
     with torch.no_grad():
-        flow = flow_of(model, clamp, {name: state[name] for name in free})
+        flow = flow_of(model, clamp, start)
         point, velocity = flow.start, flow.velocity(flow.start)
-    expected = slope_in_potentials(model, {**clamp, **point}, free, flow.links)
-    for name in free:
+    expected = slope_in_potentials(model, {**clamp, **point}, list(start), flow.links)
+    for name in start:
         rate = velocity[name] * flow.variables[name].tau
         if name in flow.links:
             leaf = point[name].detach().clone().requires_grad_()

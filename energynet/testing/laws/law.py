@@ -26,19 +26,22 @@ class Law:
         Raises `Violation` on a counterexample, `NotApplicable` where the law says nothing.
     slow
         Whether it settles; then counterexamples are not shrunk.
+    examples
+        The most examples that it is worth, for each new trace costs a fraction of a second.
     """
 
     name: str
     claim: str
     check: Check
     slow: bool
+    examples: int
 
 
-def law(*, slow: bool = False) -> Callable[[Check], Law]:
+def law(*, slow: bool = False, examples: int = 1000) -> Callable[[Check], Law]:
     """Make a function a `Law`."""
 
     def make(check: Check) -> Law:
         name = getattr(check, "__name__", "law")
-        return Law(name, (check.__doc__ or name).strip().splitlines()[0], check, slow)
+        return Law(name, (check.__doc__ or name).strip().splitlines()[0], check, slow, examples)
 
     return make

@@ -17,7 +17,7 @@ from energynet.testing.report import NotApplicable
 from energynet.testing.subject import Subject, hidden_tensors, put
 
 
-@law()
+@law(examples=2)
 def state_dict_round_trip(subject: Subject, data: st.DataObject) -> None:
     """A re-initialised copy that loads the state_dict has the same energy and force."""
     subject.require_shapes()
@@ -56,7 +56,7 @@ def _fresh(value: Tensor, generator: torch.Generator) -> Tensor:
     return value.detach() + (0.1 + 0.1 * noise).to(value)
 
 
-@law()
+@law(examples=2)
 def deepcopy_survives(subject: Subject, data: st.DataObject) -> None:
     """A deep copy has the same energy and force, also after the energy has been used, and its own parameters."""
     subject.require_shapes()
@@ -71,7 +71,7 @@ def deepcopy_survives(subject: Subject, data: st.DataObject) -> None:
     agree("energy after its copy has changed", values_of(subject.model, state), before, hint, allowed=0.0)
 
 
-@law()
+@law(examples=2)
 def pickle_survives(subject: Subject, data: st.DataObject) -> None:
     """A pickled and restored energy has the same energy and force."""
     subject.require_shapes()

@@ -21,12 +21,12 @@ _STEPS = 6
 _ATOL = 1e-9
 
 
-@law(slow=True)
+@law(slow=True, examples=6)
 def settling_descends(subject: Subject, data: st.DataObject) -> None:
     """Small Euler steps never raise the energy of a sample."""
     subject.require_shapes()
     subject.require_moving()
-    start, clamp = _problem(subject, data)
+    start, clamp = subject.problem(data)
     dt = 0.2 / _rate(flow_of(subject.model, clamp, start))
     rise: tuple[Tensor, float] | None = None
     for _ in range(4):  # the curvature may grow along the way, so that a smaller step is needed
@@ -39,12 +39,12 @@ def settling_descends(subject: Subject, data: st.DataObject) -> None:
     _raise_rise(rise, f"energy along Euler(dt={dt * 8:.2g})")
 
 
-@law(slow=True)
+@law(slow=True, examples=6)
 def exact_blocks_descend(subject: Subject, data: st.DataObject) -> None:
     """A sweep of block descent never raises the energy where each block is minimised exactly."""
     subject.require_shapes()
     subject.require_moving()
-    start, clamp = _problem(subject, data)
+    start, clamp = subject.problem(data)
     blocks = flow_of(subject.model, clamp, start).forces.blocks
     if any(block.separable or block.coupled for block in blocks):
         return
@@ -57,12 +57,12 @@ def exact_blocks_descend(subject: Subject, data: st.DataObject) -> None:
     subject.compared += 1
 
 
-@law(slow=True)
+@law(slow=True, examples=6)
 def fixed_point_is_stationary(subject: Subject, data: st.DataObject) -> None:
     """Where settling says that it has converged, plain autograd finds no force within the domain."""
     subject.require_shapes()
     subject.require_moving()
-    start, clamp = _problem(subject, data)
+    start, clamp = subject.problem(data)
     atol = _ATOL if subject.dtype == torch.float64 else 1e-5
     try:
         solution = settle(subject.model, start, clamp=clamp, max_steps=1000, until=Stationary(atol=atol))
@@ -84,17 +84,6 @@ def fixed_point_is_stationary(subject: Subject, data: st.DataObject) -> None:
                 hint="settling follows another force than the gradient of the energy",
             )
     subject.compared += 1
-
-
-def _problem(subject: Subject, data: st.DataObject) -> tuple[State, State]:
-    """A start and a clamp. All that can move does in every other example."""
-    state = subject.state(data)
-    free = subject.moving
-    if len(free) > 1 and data.draw(st.booleans(), label="clamp some"):
-        held = data.draw(st.sampled_from(free), label="clamped")
-        free = [name for name in free if name != held]
-    start = {name: state[name] for name in free}
-    return start, {name: value for name, value in state.items() if name not in start}
 
 
 def _rate(flow: EnergyFlow) -> float:

@@ -13,7 +13,19 @@ except ModuleNotFoundError as error:
 
 from energynet.testing import strategies
 from energynet.testing.energies import check_energy
+from energynet.testing.gradients import GradientReport, check_gradient
 from energynet.testing.laws import LAWS, Law
+from energynet.testing.parametrize import parametrize_with_checks
 from energynet.testing.report import ConformanceError, Report
 
-__all__ = ["LAWS", "ConformanceError", "Law", "Report", "check_energy", "strategies"]
+__all__ = [
+    "LAWS",
+    "ConformanceError",
+    "GradientReport",
+    "Law",
+    "Report",
+    "check_energy",
+    "check_gradient",
+    "parametrize_with_checks",
+    "strategies",
+]

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor, nn
 
-from energynet.errors import StateError, TraceError
+from energynet.errors import TraceError
 from energynet.link import Link
 from energynet.programs import note_fallback, program_of, signature
+from energynet.state import State, check_state, merged
 from energynet.trace import Environment, parameters_of
-from energynet.variable import Variable, check_agreement, merge
+from energynet.variable import Variable
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-State = dict[str, Tensor]
 
 
 class Energy(nn.Module):
@@ -134,21 +133,8 @@ class Energy(nn.Module):
         partial
             Whether some variables may be missing.
         """
-        for name in state:
-            if name not in self.variables:
-                raise StateError(
-                    f"{type(self).__name__} has no variable {name!r}; its variables are "
-                    f"{', '.join(map(repr, self.variables))}"
-                )
-        missing = [name for name in self.variables if name not in state]
-        if missing and not partial:
-            raise StateError(
-                f"{type(self).__name__}: no value for {', '.join(map(repr, missing))} in the state"
-            )
-        for name, value in state.items():
-            self.variables[name].check(name, value)
         reference = next((p for p in self.parameters() if p.is_floating_point()), None)
-        check_agreement(self.variables, state, reference)
+        check_state(type(self).__name__, self.variables, state, reference, partial=partial)
         self.check_values(state)
 
     def check_values(self, state: Mapping[str, Tensor]) -> None:
@@ -218,22 +204,13 @@ class Composite(Energy):
             part.check_values({name: state[name] for name in part.variables if name in state})
 
 
-def merged(energies: Iterable[Energy]) -> dict[str, Variable]:
-    """The variables of a sum of energies."""
-    variables: dict[str, Variable] = {}
-    for energy in energies:
-        for name, variable in energy.variables.items():
-            variables[name] = merge(name, variables[name], variable) if name in variables else variable
-    return variables
-
-
 @final
 class Sum(Composite):
     """The sum of energies; a variable that several of them name is one variable."""
 
     def __init__(self, energies: Iterable[Energy]) -> None:
         energies = list(energies)
-        super().__init__(**merged(energies))
+        super().__init__(**merged(energy.variables for energy in energies))
         self.energies = nn.ModuleList(energies)
 
     def parts(self) -> tuple[tuple[float, Energy], ...]:
@@ -279,12 +256,15 @@ class Conditioned(Energy):
     """
 
     def __init__(self, base: Energy, clamp: Mapping[str, Tensor], parent: Conditioned | None = None) -> None:
+        own = dict(clamp)
         if isinstance(base, Conditioned):
             parent, clamp, base = base, {**base.clamp, **clamp}, base.base
-        base.check(clamp, partial=True)
+        base.check(own, partial=True)
+        base.check_values(clamp)
         super().__init__(**{name: v for name, v in base.variables.items() if name not in clamp})
         self.base = base
         self.clamp = dict(clamp)
+        self._own = own
         self._parent = parent
         self._environment: Environment | None = None
         self._versions: tuple[int, ...] = ()
@@ -316,21 +296,36 @@ class Conditioned(Energy):
         Made anew when a parameter has changed since, and where ``fresh``, which is how gradients flow to
         the parameters through it.
         """
-        tensors = parameters_of(self.base)
         if fresh:
-            return Environment({**tensors, **self.clamp}, batch)
-        versions = _versions(tensors)
-        if self._environment is None or self._environment.batch != batch or self._versions != versions:
-            parent = None
-            if self._parent is not None and all(len(v) == batch for v in self.clamp.values()):
-                parent = self._parent.environment(batch)
-            self._environment = Environment({**tensors, **self.clamp}, batch, parent)
-            self._versions = versions
+            return Environment({**parameters_of(self.base), **self.clamp}, batch)
+        made = self._environment
+        if self._parent is not None:
+            parent = self._parent.environment(batch)
+            if made is None or made.parent is not parent:
+                self._environment = Environment(self._own, batch, parent)
+        else:
+            tensors = parameters_of(self.base)
+            versions = _versions(tensors)
+            if made is None or made.batch != batch or self._versions != versions:
+                self._environment = Environment({**tensors, **self.clamp}, batch)
+                self._versions = versions
+        assert self._environment is not None
         return self._environment
+
+    def rebind(self, clamp: Mapping[str, Tensor]) -> Conditioned:
+        """Other values for the variables that were clamped last; they are not checked."""
+        twin = object.__new__(Conditioned)
+        twin.__dict__.update(self.__dict__)
+        twin._own = {**self._own, **clamp}
+        twin.clamp = {**self.clamp, **clamp}
+        twin._environment = None
+        return twin
 
     def check_unchanged(self) -> None:
         """Raise if a parameter has changed since the environment was made."""
-        if self._environment is not None and self._versions != _versions(parameters_of(self.base)):
+        if self._parent is not None:
+            self._parent.check_unchanged()
+        elif self._environment is not None and self._versions != _versions(parameters_of(self.base)):
             raise RuntimeError(
                 "the parameters have changed since settling, so the energy and the residual of this solution "
                 "are gone; read them before the optimiser's step"

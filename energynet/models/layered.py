@@ -18,15 +18,15 @@ ACTIVATIONS = ("hardsigmoid", "sigmoid", "tanh")
 
 @final
 class LayeredHopfield(Composite):
-    """Layers of graded units; neighbours drive each other through the same weights in both directions.
+    r"""Layers of graded units; neighbours drive each other through the same weights in both directions.
 
-    .. math:: E = \\sum_{l} \\sum_i \\int^{s_{l,i}} f^{-1} - \\sum_l b_l \\cdot s_l
-                  - \\sum_l s_{l+1} \\cdot W_l s_l
+    .. math:: E = \sum_{l} \sum_i \int^{s_{l,i}} f^{-1} - \sum_l b_l \cdot s_l
+                  - \sum_l s_{l+1} \cdot W_l s_l
 
     over the layers above the input ``x``, with f the activation. It is stationary where every layer is
     ``s = f(W s_below + W' s_above + b)``. For the hard sigmoid this is the energy of Scellier and Bengio
-    (2017, Front. Comput. Neurosci. 11:24, eq. 1) with states in [0, 1]; for the sigmoid and tanh it is that of
-    Hopfield (1984, eq. 5), settled by mirror flow, so that units never stall where they saturate.
+    (2017, Front. Comput. Neurosci. 11:24, eq. 1) with states in [0, 1]; for the sigmoid and tanh it is that
+    of Hopfield (1984, eq. 5), settled by mirror flow, so that units never stall where they saturate.
 
     Parameters
     ----------

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from energynet.cost import TARGET, Cost
-from energynet.energy import Energy, State
+from energynet.energy import Energy
 from energynet.errors import SettlingError, StateError
 from energynet.flow import EnergyFlow
 from energynet.rules.base import LearningRule, Phase, require
-from energynet.settle import Never, Solution, Until, check_converged, flow_of, relax
+from energynet.settle import Solution, check_converged, flow_of, relax
 from energynet.solvers import BlockDescent, Solver
+from energynet.state import State
+from energynet.stopping import Never, Until
 
 
 class Reference(LearningRule):
@@ -176,7 +178,7 @@ class ImplicitDifferentiation(Reference):
         return split((scale * solution).detach())
 
 
-def conjugate_gradient(apply: object, right: Tensor, tol: float) -> Tensor:
+def conjugate_gradient(apply: Callable[[Tensor], Tensor], right: Tensor, tol: float) -> Tensor:
     """Solve A z = right for each row, A symmetric and positive definite, each row with its own steps.
 
     Raises
@@ -184,7 +186,6 @@ def conjugate_gradient(apply: object, right: Tensor, tol: float) -> Tensor:
     SettlingError
         If a row meets a direction of non-positive curvature, or does not converge.
     """
-    assert callable(apply)
     solution = torch.zeros_like(right)
     residual = right.clone()
     direction = residual.clone()
@@ -235,9 +236,7 @@ class Unrolled(Reference):
         self.solver = solver
 
     def _settle(self, given: State) -> Solution:
-        return relax(
-            flow_of(self.energy, given), solver=self.solver, max_steps=self.steps, until=Never()
-        )
+        return relax(flow_of(self.energy, given), solver=self.solver, max_steps=self.steps, until=Never())
 
     def learn(self, data: Mapping[str, Tensor]) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
         given = self._given(data)

@@ -101,20 +101,21 @@ def check_gradient(
 ) -> GradientReport:
     """Check the gradient of a rule against an exact one, parameter by parameter.
 
-    The exact gradient of a rule with a cost is that at the free fixed point, by implicit differentiation. That
-    of a rule without a cost, and of the exact rules themselves, is the numerical derivative of the rule's own
-    value: central differences in float64, along random directions of each parameter.
+    The exact gradient of a rule with a cost is that at the free fixed point, by implicit differentiation.
+    That of a rule without a cost, and of the exact rules themselves, is the numerical derivative of the
+    rule's own value: central differences in float64, along random directions of each parameter.
 
     Parameters
     ----------
     rule
         It is copied, so that parameters, gradients and generators stay as they are.
     rtol
-        The largest relative error, for each parameter and for all as one vector. Where neither it nor ``cosine``
-        is given, by default in float64: 1e-3 for a centered nudge of 0.01 or less and growing as beta^2 above;
-        5e-2 for a one-sided or random-sign nudge of 0.01 or less and growing as beta above; 1e-4 where the
-        reference is numerical; 1e-3 for other rules. In float32 never below 1e-2. They hold for a well
-        conditioned fixed point: the error goes with beta over the smallest curvature of the energy there.
+        The largest relative error, for each parameter and for all as one vector. Where neither it nor
+        ``cosine`` is given, by default in float64: 1e-3 for a centered nudge of 0.01 or less and growing as
+        beta^2 above; 5e-2 for a one-sided or random-sign nudge of 0.01 or less and growing as beta above;
+        1e-4 where the reference is numerical; 1e-3 for other rules. In float32 never below 1e-2. They hold
+        for a well conditioned fixed point: the error goes with beta over the smallest curvature of the
+        energy there.
     cosine
         The smallest cosine. Where only one of the two is given only that is asked for.
     dtype
@@ -142,11 +143,9 @@ def check_gradient(
         found = gradient_of(_copied(rule, dtype), _converted(data, dtype))
         exact = _copied(rule, torch.float64)
         wide = _converted(data, torch.float64)
-        if reference is not None:
-            name, pairs = type(reference).__name__, _paired(found, _by_name(_exact(exact, reference), exact, wide))
-        elif _has_cost(rule):
-            implicit = ImplicitDifferentiation(exact.energy, _cost(exact), solver=getattr(exact, "solver", None))
-            name, pairs = type(implicit).__name__, _paired(found, _by_name(implicit, exact, wide))
+        if reference is not None or _has_cost(rule):
+            other = _implicit(exact) if reference is None else _exact(exact, reference)
+            name, pairs = type(other).__name__, _paired(found, _by_name(other, exact, wide))
         else:
             name, pairs = "central differences of its value", _projected(numerical(exact, wide, found))
     if rtol is None and cosine is None:
@@ -192,8 +191,9 @@ def _has_cost(rule: LearningRule) -> bool:
     return not isinstance(rule, (ImplicitDifferentiation, Unrolled)) and hasattr(rule, "cost")
 
 
-def _cost(rule: LearningRule) -> Any:
-    return getattr(rule, "cost")  # noqa: B009 - not every rule has one
+def _implicit(rule: LearningRule) -> LearningRule:
+    cost: Any = rule.cost
+    return ImplicitDifferentiation(rule.energy, cost, solver=getattr(rule, "solver", None))
 
 
 def _exact(rule: LearningRule, reference: LearningRule) -> LearningRule:
@@ -235,8 +235,8 @@ def _report(
     total = float(everything[1].norm())
     if not total > 0:
         raise ValueError(
-            f"check_gradient: the exact gradient ({reference}) vanishes or is NaN, so nothing can be compared; "
-            "give data that the model does not fit yet"
+            f"check_gradient: the exact gradient ({reference}) vanishes or is NaN, so there is nothing to "
+            "compare; give data that the model does not fit yet"
         )
     rows = [_row(name, *pair, _FLOOR * total) for name, pair in pairs.items()]
     whole = _row(_WHOLE, everything[0], everything[1], 0.0)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from energynet.energy import Energy, State
+from energynet.energy import Energy
 from energynet.link import Link
+from energynet.state import State
 from energynet.testing.report import Violation
 
 
@@ -42,7 +43,7 @@ def values_of(energy: Energy, state: Mapping[str, Tensor]) -> Tensor:
 
 
 def tolerance(dtype: torch.dtype, scale: float = 1.0) -> float:
-    """What rounding may amount to: 10 eps^(2/3), that is 4e-10 in float64 and 2e-4 in float32, times a scale."""
+    """What rounding may amount to, times a scale: 10 eps^(2/3), 4e-10 in float64 and 2e-4 in float32."""
     return 10 * torch.finfo(dtype).eps ** (2 / 3) * max(1.0, scale)
 
 

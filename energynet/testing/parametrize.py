@@ -29,7 +29,8 @@ def parametrize_with_checks(
 ) -> pytest.MarkDecorator:
     """A pytest decorator that runs each law on each model as its own test.
 
-    The test takes two arguments, ``model`` and ``check``. A law that does not apply is skipped, with the reason.
+    The test takes two arguments, ``model`` and ``check``. A law that does not apply is skipped, and the
+    reason is said.
 
     Parameters
     ----------
@@ -47,11 +48,11 @@ def parametrize_with_checks(
     """
     import pytest
 
-    laws = select(laws)
+    chosen = select(laws)
     named = models if isinstance(models, Mapping) else _named(models)
     cases: list[Any] = []
     for name, model in named.items():
-        for law in laws:
+        for law in chosen:
             check = partial(_check, law=law, dtype=dtype, examples=examples, declare=declare)
             cases.append(pytest.param(model, check, id=f"{name}-{law.name}"))
     return pytest.mark.parametrize(("model", "check"), cases)

@@ -24,7 +24,7 @@ class ConformanceError(AssertionError):
         self.report = report
 
 
-class Violation(Exception):
+class Violation(Exception):  # noqa: N818 - it is no error of the program
     """A law does not hold; the kit turns it into a `ConformanceError`.
 
     Parameters
@@ -58,7 +58,7 @@ def _number(value: object) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
-class NotApplicable(Exception):
+class NotApplicable(Exception):  # noqa: N818 - nor is this
     """A law says nothing about this model; the message says why."""
 
 
@@ -117,4 +117,5 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns of text, the first to the left."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = [head, ["-" * width for width in widths], *rows]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    padded = (zip(line, widths, strict=True) for line in lines)
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in padded)

@@ -17,11 +17,12 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from energynet.cost import TARGET, Cost, SquaredError
-from energynet.energy import Energy, State
+from energynet.energy import Energy
 from energynet.errors import StateError
 from energynet.link import Link, Sigmoid, Tanh
 from energynet.models import LayeredHopfield
 from energynet.models.layered import ACTIVATIONS
+from energynet.state import State
 from energynet.terms import Bilinear, Field, Leak
 from energynet.variable import (
     Bit,
@@ -212,7 +213,8 @@ def _distribution(logits: Tensor) -> Tensor:
 
 def target_outputs(energy: Energy) -> dict[str, str]:
     """For the target of a cost among the terms of an energy, the name of the cost's output."""
-    return {TARGET: part.output for _, part in energy.parts() if isinstance(part, Cost)}
+    outputs = [part.output for _, part in energy.parts() if isinstance(part, Cost)]
+    return {TARGET: outputs[0]} if outputs else {}
 
 
 def declarations(energy: Energy, declare: Mapping[str, Variable] | None = None) -> dict[str, Variable]:
@@ -341,7 +343,7 @@ def term_sums(draw: st.DrawFn, *, dtype: torch.dtype = torch.float64) -> Energy:
     for term in terms:
         # positive factors: a leak with a negative one has no minimum, and a field's sign is drawn anyway
         factor = draw(st.sampled_from([1.0, 0.5, 2.0]))
-        part = term if factor == 1 else factor * term
+        part = term if factor == 1 else term * factor
         total = part if total is None else total + part
     assert total is not None
     total = total.to(dtype)

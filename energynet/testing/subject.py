@@ -11,7 +11,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from energynet.energy import Conditioned, Energy, State
+from energynet.energy import Conditioned, Energy
+from energynet.state import State
 from energynet.testing.oracle import slope
 from energynet.testing.report import NotApplicable
 from energynet.testing.strategies import declarations, states
@@ -42,9 +43,7 @@ class Subject:
     compared: int = 0
 
     @classmethod
-    def of(
-        cls, model: Energy, dtype: torch.dtype, declare: Mapping[str, Variable] | None = None
-    ) -> Subject:
+    def of(cls, model: Energy, dtype: torch.dtype, declare: Mapping[str, Variable] | None = None) -> Subject:
         """The subject of a model, which stays as it is."""
         return cls(converted(model, dtype), dtype, declare)
 
@@ -86,9 +85,7 @@ class Subject:
 
     def state(self, data: st.DataObject, batch: int | None = None) -> State:
         """A state of the model, inside the domains."""
-        strategy = states(
-            self.model, batch, dtype=self.dtype, device=self.device, declare=self.declare
-        )
+        strategy = states(self.model, batch, dtype=self.dtype, device=self.device, declare=self.declare)
         return data.draw(strategy, label="state")
 
     def problem(self, data: st.DataObject) -> tuple[State, State]:

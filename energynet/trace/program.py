@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from energynet.trace.capture import Function, Recording, Spec, Traced
-from energynet.trace.graph import Builder
+from energynet.trace.graph import Builder, Combination, Node
 from energynet.trace.kernel import Kernel
 
 
@@ -48,6 +48,10 @@ class Program:
             constant = dict.fromkeys(zero, 0.0)
             self._traced[key, tuple(zero)] = self._recordings[key].build(self._builder, constant)
         return self._traced[key, tuple(zero)]
+
+    def node(self, value: Combination) -> Node:
+        """The node of a combination."""
+        return self._builder.node(value)
 
     def kernel(
         self,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from energynet.testing.laws.batch import energies_are_independent, forces_are_independent, settling_is_independent
+from energynet.testing.laws.batch import (
+    energies_are_independent,
+    forces_are_independent,
+    settling_is_independent,
+)
 from energynet.testing.laws.conditioning import conditioning_changes_nothing, force_follows_the_parameters
 from energynet.testing.laws.force import (
     force_is_the_gradient,

@@ -8,10 +8,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from energynet.energy import State
 from energynet.errors import SettlingError
-from energynet.settle import Never, Status, settle
+from energynet.settle import settle
 from energynet.solvers import Euler
+from energynet.state import State
+from energynet.stopping import Never, Status
 from energynet.testing.laws.law import law
 from energynet.testing.oracle import agree
 from energynet.testing.subject import Subject

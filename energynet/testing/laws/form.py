@@ -80,5 +80,6 @@ def terms_sum_to_the_energy(subject: Subject, data: st.DataObject) -> None:
         terms = subject.model.terms(state)
         total = torch.stack(list(terms.values())).sum(0)
         size = max(float(value.abs().max()) for value in terms.values())
-    agree("sum of terms()", total, values_of(subject.model, state), "parts() must list every term", scale=size)
+    expected = values_of(subject.model, state)
+    agree("sum of terms()", total, expected, "parts() must list every term", scale=size)
     subject.compared += 1

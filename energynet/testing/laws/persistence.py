@@ -10,7 +10,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from energynet.energy import Energy, State
+from energynet.energy import Energy
+from energynet.state import State
 from energynet.testing.laws.law import law
 from energynet.testing.oracle import agree, slope, values_of
 from energynet.testing.report import NotApplicable
@@ -58,7 +59,7 @@ def _fresh(value: Tensor, generator: torch.Generator) -> Tensor:
 
 @law(examples=2)
 def deepcopy_survives(subject: Subject, data: st.DataObject) -> None:
-    """A deep copy has the same energy and force, also after the energy has been used, and its own parameters."""
+    """A deep copy has the same energy and force, and its own parameters."""
     subject.require_shapes()
     state = subject.state(data)
     copied = copy.deepcopy(subject.model)

@@ -6,11 +6,13 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from energynet.energy import Energy, State
+from energynet.energy import Energy
 from energynet.errors import SettlingError
 from energynet.flow import EnergyFlow
-from energynet.settle import Never, Stationary, Status, flow_of, settle
+from energynet.settle import flow_of, settle
 from energynet.solvers import BlockDescent, Euler, Solver
+from energynet.state import State
+from energynet.stopping import Never, Stationary, Status
 from energynet.testing.laws.law import law
 from energynet.testing.oracle import slope, tolerance, values_of
 from energynet.testing.report import Violation
@@ -73,7 +75,7 @@ def fixed_point_is_stationary(subject: Subject, data: st.DataObject) -> None:
         return
     for name, force in _projected(subject.model, solution.state, list(start), subject.dtype).items():
         size = force.masked_fill(~converged.view(-1, *[1] * (force.ndim - 1)), 0.0)
-        # a sweep looks at each block before the next one moves: what is left is the residual times the coupling
+        # a sweep looks at each block before the next moves: what is left is the residual times the coupling
         limit = 1e3 * atol
         if not float(size.max()) <= limit:
             raise Violation(

@@ -1,5 +1,8 @@
 """energynet: energy-based models as scalar functions of named variables, settled by generic solvers."""
 
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
 from energynet import models, terms
 from energynet.cost import Cost, CrossEntropy, SquaredError
 from energynet.energy import Energy, Sum
@@ -68,3 +71,9 @@ __all__ = [
     "settle",
     "terms",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    if name == "testing":  # imported when it is used, for it needs hypothesis
+        return _import_module("energynet.testing")
+    raise AttributeError(f"module 'energynet' has no attribute {name!r}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from energynet.errors import EagerFallback, TraceError
-from energynet.trace import Program, Spec
+from energynet.trace import Program, Spec, parameters_of
 
 if TYPE_CHECKING:
     from energynet.energy import Energy
@@ -22,7 +22,8 @@ def program_of(energy: Energy, inputs: Mapping[str, Spec]) -> Program:
     parts = energy.parts()
     owner = parts[0][1]
     programs: dict[Hashable, Program] = owner.__dict__.setdefault("_programs", {})
-    key = (parts, tuple(inputs.items()), tuple(fingerprint(part) for _, part in parts))
+    named = tuple(parameters_of(energy))  # sums that are nested differently call the same tensors otherwise
+    key = (parts, named, tuple(inputs.items()), tuple(fingerprint(part) for _, part in parts))
     if key not in programs:
         while len(programs) >= _PROGRAMS:
             programs.pop(next(iter(programs)))

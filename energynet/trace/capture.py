@@ -23,6 +23,7 @@ aten = torch.ops.aten
 Function = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 
 _BATCH = 7  # a size that no layer is likely to have, so that no dimension is taken for the batch
+_OTHERS = (2, 4999)  # to see whether the operators depend on it
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,19 @@ class Recording:
 def _record(
     module: nn.Module, function: Function, inputs: Mapping[str, Spec]
 ) -> tuple[torch.fx.GraphModule, list[str]]:
+    graph, names, branched = _record_at(_BATCH, module, function, inputs)
+    # most branches on the batch size are torch's own and lead to the same operators
+    if branched and any(_record_at(n, module, function, inputs)[0].code != graph.code for n in _OTHERS):
+        raise TraceError(
+            "what is computed depends on the size of the batch; where a size is needed, write s.shape[0] and "
+            "not len(s), which is a fixed number in a trace"
+        )
+    return graph, names
+
+
+def _record_at(
+    batch: int, module: nn.Module, function: Function, inputs: Mapping[str, Spec]
+) -> tuple[torch.fx.GraphModule, list[str], bool]:
     bound = _Bound(module)
     named = parameters_of(module)
     output_names: list[str] = []
@@ -132,7 +146,7 @@ def _record(
 
     state = {}
     for name, spec in inputs.items():
-        size = (_BATCH, *spec.shape) if spec.batched else spec.shape
+        size = (batch, *spec.shape) if spec.batched else spec.shape
         state[name] = fake(torch.empty(size, dtype=spec.dtype, device=spec.device), spec.batched)
     parameters = {name: fake(value, False) for name, value in named.items()}
     try:
@@ -141,7 +155,8 @@ def _record(
     except Exception as error:
         raise TraceError(f"{type(error).__name__}: {error}") from error
     graph.meta["inputs"] = [*parameters, *state]
-    return graph, output_names
+    assert mode.shape_env is not None
+    return graph, output_names, bool(mode.shape_env.guards)
 
 
 def _rebuild(

@@ -107,7 +107,7 @@ class CrossEntropy(Cost):
     def check_values(self, state: Mapping[str, Tensor]) -> None:
         super().check_values(state)
         target = state.get(TARGET)
-        if target is None or target.numel() == 0:
+        if target is None or target.numel() == 0 or target.is_meta:
             return
         if target.is_floating_point():
             total = target.flatten(1).sum(1)

@@ -146,9 +146,11 @@ class Energy(nn.Module):
                 f"{type(self).__name__}: no value for {', '.join(map(repr, missing))} in the state"
             )
         for name, value in state.items():
-            self.variables[name].check(name, value)
+            self.variables[name].check_shape(name, value)
         reference = next((p for p in self.parameters() if p.is_floating_point()), None)
-        check_agreement(self.variables, state, reference)
+        check_agreement(self.variables, state, reference)  # before values, which another device cannot show
+        for name, value in state.items():
+            self.variables[name].check_values(name, value)
         self.check_values(state)
 
     def check_values(self, state: Mapping[str, Tensor]) -> None:
@@ -171,6 +173,9 @@ class Energy(nn.Module):
 
     def __rmul__(self, factor: float) -> Scaled:
         return self.__mul__(factor)
+
+    def __truediv__(self, factor: float) -> Scaled:
+        return Scaled(self, 1.0 / factor) if isinstance(factor, (int, float)) else NotImplemented
 
     def __neg__(self) -> Scaled:
         return Scaled(self, -1.0)
@@ -287,7 +292,7 @@ class Conditioned(Energy):
         self.clamp = dict(clamp)
         self._parent = parent
         self._environment: Environment | None = None
-        self._versions: tuple[int, ...] = ()
+        self._versions: tuple[tuple[int, int], ...] = ()
 
     def energy(self, **state: Tensor) -> Tensor:
         return self.base.energy(**self.clamp, **state)
@@ -340,8 +345,8 @@ class Conditioned(Energy):
         return {**super().__getstate__(), "_environment": None}
 
 
-def _versions(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
-    return tuple(t._version for t in tensors.values() if not t.is_inference())
+def _versions(tensors: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
+    return tuple((t.data_ptr(), t._version) for t in tensors.values() if not t.is_inference())
 
 
 def forces(

@@ -6,7 +6,8 @@ of the graph like the state, so a trace stays right while their values change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,17 +42,6 @@ class Spec:
         return cls(shape, tensor.dtype, tensor.device, batched)
 
 
-class _Bound(nn.Module):
-    """Calls a function of an energy's state while its parameters are swapped for traced ones."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, function: Function, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return dict(function(state))
-
-
 PARAMETER = "parameter "
 
 
@@ -59,6 +49,31 @@ def parameters_of(module: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers of a module, under the names they have as inputs of a trace."""
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return {PARAMETER + name: value for name, value in named.items()}
+
+
+@contextmanager
+def swapped(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put other tensors in the place of parameters and buffers, and the old ones back at the end.
+
+    A tensor that is shared is replaced wherever it is. `torch.func.functional_call` does the same, but a
+    module that is reachable by two names it leaves with the new tensors.
+    """
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    new = {id(named[name]): value for name, value in tensors.items()}
+    slots = [
+        (store, name, value)
+        for part in module.modules()
+        for store in (part._parameters, part._buffers)
+        for name, value in store.items()
+        if id(value) in new
+    ]
+    try:
+        for store, name, value in slots:
+            store[name] = new[id(value)]  # type: ignore[assignment]
+        yield
+    finally:
+        for store, name, value in slots:
+            store[name] = value  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -126,7 +141,6 @@ def _record(
 def _record_at(
     batch: int, module: nn.Module, function: Function, inputs: Mapping[str, Spec]
 ) -> tuple[torch.fx.GraphModule, list[str], bool]:
-    bound = _Bound(module)
     named = parameters_of(module)
     output_names: list[str] = []
     mode = FakeTensorMode(shape_env=ShapeEnv())
@@ -139,8 +153,8 @@ def _record_at(
         return mode.from_tensor(tensor.detach(), symbolic_context=context)
 
     def run(parameters: dict[str, Tensor], state: dict[str, Tensor]) -> list[Tensor]:
-        swapped = {"module." + k.removeprefix(PARAMETER): v for k, v in parameters.items()}
-        result = torch.func.functional_call(bound, swapped, (function, state))
+        with swapped(module, {k.removeprefix(PARAMETER): v for k, v in parameters.items()}):
+            result = function(state)
         output_names[:] = list(result)
         return list(result.values())
 
@@ -274,4 +288,4 @@ def _functional(op: torch._ops.OpOverload, node: torch.fx.Node) -> torch._ops.Op
     raise TraceError(f"{op} changes a tensor in place")
 
 
-__all__ = ["PARAMETER", "Kind", "Node", "Recording", "Spec", "Traced", "parameters_of"]
+__all__ = ["PARAMETER", "Kind", "Node", "Recording", "Spec", "Traced", "parameters_of", "swapped"]

@@ -16,7 +16,7 @@ from energynet.energy import Energy, State
 from energynet.errors import SettlingError
 from energynet.flow import Clamp, EnergyFlow, GradientFlow, MirrorFlow
 from energynet.solvers import BlockDescent, Solver
-from energynet.variable import Continuous
+from energynet.variable import Continuous, rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -68,7 +68,7 @@ class Stationary(Until):
             atol = rtol = 1e-10 if residual.dtype == torch.float64 else 1e-6
         if not rtol:
             return residual <= (atol or 0.0)
-        size = torch.stack([value.abs().flatten(1).amax(1) for value in point.values()]).amax(0)
+        size = torch.stack([rows(value.abs()).amax(1) for value in point.values()]).amax(0)
         return residual <= (atol or 0.0) + rtol * size
 
 

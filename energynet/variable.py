@@ -121,6 +121,11 @@ class Variable(ABC):
         return f"{type(self).__name__}({', '.join(map(str, self.shape))})"
 
 
+def rows(value: Tensor) -> Tensor:
+    """A batch of any shape as a matrix with one row for each sample."""
+    return value.flatten(1) if value.ndim > 1 else value.unsqueeze(1)
+
+
 def _with_batch(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(["batch", *map(str, shape)]) + ")"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from energynet.energy import Energy
 from energynet.errors import StateError
 from energynet.rules.base import LearningRule, Phase, require
-from energynet.settle import Solution, Until, flow_of, relax
+from energynet.settle import Solution, Status, Until, flow_of, relax
 from energynet.solvers import Solver
 
 
@@ -88,9 +88,25 @@ class ContrastiveHebbian(LearningRule):
     def _clamped(self, data: dict[str, Tensor], rest: dict[str, Tensor], free: Solution) -> Solution:
         hidden = {n: v for n, v in free.state.items() if n not in data}
         conditioned = free.flow.conditioned.condition(**rest)
+        if not conditioned.variables:
+            return _clamped_whole(free, rest)
         flow = flow_of(conditioned, state=hidden)
         return relax(flow, solver=self.solver, max_steps=self.max_steps, until=self.until)
 
     def value(self, phases: Sequence[Phase]) -> Tensor:
         clamped, free = (phase.solution.energy for phase in phases)
         return (clamped - free).mean()
+
+
+def _clamped_whole(free: Solution, rest: dict[str, Tensor]) -> Solution:
+    """The clamped phase of a network without hidden units, where nothing is left to settle."""
+    flow = free.flow
+    links = {name: link for name, link in flow.links.items() if name in rest}
+    return Solution(
+        state={**free.state, **rest},
+        steps=torch.zeros_like(free.steps),
+        status=torch.full_like(free.status, int(Status.CONVERGED)),
+        trajectory=None,
+        flow=flow,
+        point={name: links[name].potential(v) if name in links else v for name, v in rest.items()},
+    )

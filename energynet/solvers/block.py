@@ -12,7 +12,7 @@ from energynet.energy import State
 from energynet.errors import SettlingError
 from energynet.flow import EnergyFlow, Flow
 from energynet.solvers.base import Solver, positive
-from energynet.variable import Continuous
+from energynet.variable import Continuous, rows
 
 
 @final
@@ -80,7 +80,7 @@ class BlockDescent(Solver):
             new["last"] = residual
         if self.momentum:
             uphill = sum(
-                ((ahead[n] - moved[n]) * (moved[n] - state[n])).flatten(1).sum(1) for n in carry["previous"]
+                rows((ahead[n] - moved[n]) * (moved[n] - state[n])).sum(1) for n in carry["previous"]
             )
             if isinstance(uphill, Tensor):
                 new["age"] = torch.where(uphill > 0, 0.0, carry["age"] + 1)
@@ -115,7 +115,7 @@ class BlockDescent(Solver):
                     new = torch.where(flow.held[name], old, new)
                 if look:
                     change = (new - old) * weight if name in block.exact else _push(flow, name, old, result)
-                    largest.append(change.abs().flatten(1).amax(1))
+                    largest.append(rows(change.abs()).amax(1))
                 state[name] = new
         return state, torch.stack(largest).amax(0) if largest else torch.empty(0)
 

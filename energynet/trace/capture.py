@@ -111,9 +111,26 @@ class Recording:
         If Python control flow depends on the values of tensors, or an operator has a side effect.
     """
 
-    def __init__(self, module: nn.Module, function: Function, inputs: Mapping[str, Spec]) -> None:
+    def __init__(
+        self, module: nn.Module, function: Function, inputs: Mapping[str, Spec], batch: int = _BATCH
+    ) -> None:
         self._inputs = dict(inputs)
-        self._graph, self._names = _record(module, function, inputs)
+        self._graph, self._names, shapes = _record(batch, module, function, inputs)
+        if shapes.replacements:
+            raise TraceError(
+                "the size of the batch was taken as a fixed number; write s.shape[0] where a size is needed, "
+                "not len(s)"
+            )
+        if shapes.guards and batch == _BATCH:  # most branches are torch's own, and lead to the same operators
+            builder = Builder(next(iter(inputs.values())).device)
+            whole = [self, *(Recording(module, function, inputs, other) for other in _OTHERS)]
+            outputs = [one.build(builder).outputs for one in whole]
+            if any(
+                builder.node(outputs[0][name]) is not builder.node(other[name])
+                for other in outputs[1:]
+                for name in self._names
+            ):
+                raise TraceError("what is computed depends on the size of the batch")
 
     def build(self, builder: Builder, constant: Mapping[str, float] | None = None) -> Traced:
         """The simplified graph, in ``builder``; inputs in ``constant`` are replaced by a number."""
@@ -126,21 +143,8 @@ class Recording:
 
 
 def _record(
-    module: nn.Module, function: Function, inputs: Mapping[str, Spec]
-) -> tuple[torch.fx.GraphModule, list[str]]:
-    graph, names, branched = _record_at(_BATCH, module, function, inputs)
-    # most branches on the batch size are torch's own and lead to the same operators
-    if branched and any(_record_at(n, module, function, inputs)[0].code != graph.code for n in _OTHERS):
-        raise TraceError(
-            "what is computed depends on the size of the batch; where a size is needed, write s.shape[0] and "
-            "not len(s), which is a fixed number in a trace"
-        )
-    return graph, names
-
-
-def _record_at(
     batch: int, module: nn.Module, function: Function, inputs: Mapping[str, Spec]
-) -> tuple[torch.fx.GraphModule, list[str], bool]:
+) -> tuple[torch.fx.GraphModule, list[str], ShapeEnv]:
     named = parameters_of(module)
     output_names: list[str] = []
     mode = FakeTensorMode(shape_env=ShapeEnv())
@@ -170,7 +174,7 @@ def _record_at(
         raise TraceError(f"{type(error).__name__}: {error}") from error
     graph.meta["inputs"] = [*parameters, *state]
     assert mode.shape_env is not None
-    return graph, output_names, bool(mode.shape_env.guards)
+    return graph, output_names, mode.shape_env
 
 
 def _rebuild(

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from energynet.energy import Energy
 from energynet.errors import StateError
-from energynet.variable import Unspecified
+from energynet.variable import Unspecified, Variable, rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -45,6 +45,12 @@ class Cost(Energy):
     def cost(self, output: Float[Tensor, batch * shape], target: Tensor) -> Float[Tensor, batch]:
         """The cost of each sample."""
 
+    def check_target(self, variable: Variable, target: Tensor) -> None:
+        """Raise `StateError` unless a target fits an output that is declared as ``variable``."""
+        if not isinstance(variable, Unspecified):
+            like = torch.zeros((), dtype=torch.get_default_dtype(), device=target.device)
+            self.check_values({self.output: like.expand(len(target), *variable.shape), TARGET: target})
+
     def _check_shape(self, output: Tensor, target: Tensor) -> None:
         if target.ndim != output.ndim or target.shape[1:] != output.shape[1:]:
             raise StateError(
@@ -67,7 +73,7 @@ class SquaredError(Cost):
     """Half the sum over units of the squared difference, 1/2 |y - target|^2, for each sample."""
 
     def cost(self, output: Tensor, target: Tensor) -> Tensor:
-        return 0.5 * (output - target).square().flatten(1).sum(1)
+        return 0.5 * rows((output - target).square()).sum(1)
 
     def check_values(self, state: Mapping[str, Tensor]) -> None:
         super().check_values(state)
@@ -108,7 +114,7 @@ class CrossEntropy(Cost):
     def check_values(self, state: Mapping[str, Tensor]) -> None:
         super().check_values(state)
         target = state.get(TARGET)
-        if target is None or target.numel() == 0:
+        if target is None or target.numel() == 0 or target.is_meta:
             return
         if target.is_floating_point():
             total = target.flatten(1).sum(1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor, nn
 
-from energynet.errors import TraceError
+from energynet.errors import StateError, TraceError
 from energynet.link import Link
 from energynet.programs import note_fallback, program_of, signature
 from energynet.state import State, check_state, merged
@@ -90,9 +90,9 @@ class Energy(nn.Module):
         State
             Tensors shaped like the variables, without an autograd graph.
         """
-        leaves = {name: state[name].detach().requires_grad_() for name in wrt}
-        fixed = {name: value.detach() for name, value in state.items() if name not in leaves}
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            leaves = {name: usable(state[name]).requires_grad_() for name in wrt}
+            fixed = {name: usable(value) for name, value in state.items() if name not in leaves}
             total = self.energy(**fixed, **leaves).sum()
             slopes = torch.autograd.grad(
                 total, list(leaves.values()), allow_unused=True, materialize_grads=True
@@ -143,23 +143,26 @@ class Energy(nn.Module):
     def __str__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.variables)})"
 
-    def __add__(self, other: Energy) -> Sum:
-        return Sum([self, other]) if isinstance(other, Energy) else NotImplemented
+    def __add__(self, other: Energy) -> Energy:
+        return total([self, other]) if isinstance(other, Energy) else NotImplemented
 
     def __radd__(self, other: object) -> Energy:
         return self if isinstance(other, int) and other == 0 else NotImplemented  # lets sum([...]) work
 
-    def __sub__(self, other: Energy) -> Sum:
-        return Sum([self, -1.0 * other]) if isinstance(other, Energy) else NotImplemented
+    def __sub__(self, other: Energy) -> Energy:
+        return total([self, -other]) if isinstance(other, Energy) else NotImplemented
 
-    def __mul__(self, factor: float) -> Scaled:
+    def __mul__(self, factor: float) -> Energy:
         return Scaled(self, factor) if isinstance(factor, (int, float)) else NotImplemented
 
-    def __rmul__(self, factor: float) -> Scaled:
+    def __rmul__(self, factor: float) -> Energy:
         return self.__mul__(factor)
 
-    def __neg__(self) -> Scaled:
-        return Scaled(self, -1.0)
+    def __truediv__(self, factor: float) -> Energy:
+        return self.__mul__(1.0 / factor) if isinstance(factor, (int, float)) else NotImplemented
+
+    def __neg__(self) -> Energy:
+        return self.__mul__(-1.0)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -171,6 +174,11 @@ class Energy(nn.Module):
         memo[id(self)] = clone
         clone.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__getstate__().items()})
         return clone
+
+
+def usable(value: Tensor) -> Tensor:
+    """The value without its history, as a tensor that autograd takes: one of inference mode is copied."""
+    return value.clone() if value.is_inference() else value.detach()
 
 
 class LinkTerm(Energy):
@@ -210,6 +218,8 @@ class Sum(Composite):
 
     def __init__(self, energies: Iterable[Energy]) -> None:
         energies = list(energies)
+        if any(isinstance(energy, Conditioned) for energy in energies):
+            raise TypeError("Sum: add conditioned energies with +, which conditions their sum")
         super().__init__(**merged(energy.variables for energy in energies))
         self.energies = nn.ModuleList(energies)
 
@@ -228,6 +238,30 @@ class Scaled(Composite):
 
     def parts(self) -> tuple[tuple[float, Energy], ...]:
         return tuple((self.factor * factor, part) for factor, part in self.base.parts())
+
+
+def total(energies: Sequence[Energy]) -> Energy:
+    """The sum of energies; conditioned on what any of them is conditioned on.
+
+    Raises
+    ------
+    StateError
+        If one of them holds a variable that is free, or held at another value, in another.
+    """
+    clamp: State = {}
+    for energy in energies:
+        if isinstance(energy, Conditioned):
+            for name, value in energy.clamp.items():
+                if clamp.setdefault(name, value) is not value:
+                    raise StateError(f"variable {name!r}: two energies of a sum hold it at different tensors")
+    for name in clamp:
+        if any(name in energy.variables for energy in energies):
+            raise StateError(
+                f"variable {name!r}: one energy of a sum holds it, in another it is free; "
+                "add the energies, then condition the sum"
+            )
+    bases = [energy.base if isinstance(energy, Conditioned) else energy for energy in energies]
+    return Sum(bases).condition(**clamp) if clamp else Sum(bases)
 
 
 def weighted(parts: Iterable[tuple[float, Energy]], state: Mapping[str, Tensor]) -> Tensor:
@@ -267,13 +301,17 @@ class Conditioned(Energy):
         self._own = own
         self._parent = parent
         self._environment: Environment | None = None
-        self._versions: tuple[int, ...] = ()
+        self._versions: tuple[tuple[int, int], ...] = ()
 
     def energy(self, **state: Tensor) -> Tensor:
         return self.base.energy(**self.clamp, **state)
 
     def check_values(self, state: Mapping[str, Tensor]) -> None:
         self.base.check_values({**self.clamp, **state})
+
+    def __mul__(self, factor: float) -> Energy:
+        scaled = self.base * factor
+        return scaled.condition(**self.clamp) if isinstance(scaled, Energy) else NotImplemented
 
     def force(self, state: State, wrt: Sequence[str]) -> State:
         """The force from the trace; from autograd where the energy cannot be traced."""
@@ -335,8 +373,8 @@ class Conditioned(Energy):
         return {**super().__getstate__(), "_environment": None}
 
 
-def _versions(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
-    return tuple(t._version for t in tensors.values() if not t.is_inference())
+def _versions(tensors: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
+    return tuple((t.data_ptr(), t._version) for t in tensors.values() if not t.is_inference())
 
 
 def forces(

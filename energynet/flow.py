@@ -21,7 +21,7 @@ from energynet.forces import EagerForces, Forces, forces_of
 from energynet.link import Link
 from energynet.programs import note_fallback
 from energynet.state import State
-from energynet.variable import Continuous, Variable
+from energynet.variable import Continuous, Variable, rows
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -55,10 +55,9 @@ class Partial:
                 f"got shape {tuple(self.mask.shape)}"
             )
 
-    @property
-    def filled(self) -> Tensor:
-        """The value, with zeros outside the mask."""
-        return torch.where(self.mask, self.value, torch.zeros_like(self.value))
+    def filled(self, variable: Variable) -> Tensor:
+        """The value, with a value of the variable's domain outside the mask."""
+        return torch.where(self.mask, self.value, variable.project(torch.zeros_like(self.value)))
 
     @property
     def full_mask(self) -> Tensor:
@@ -154,6 +153,7 @@ class EnergyFlow(Flow):
         if unknown:
             self.conditioned.base.check({name: (state or {})[name] for name in unknown}, partial=True)
         self.held = {name: part.full_mask for name, part in held.items()}
+        self._exactly: State = {}
         self.start = self._start(given, held, generator)
         self.batch = len(next(iter(self.start.values())))
         self.forces = self._forces(differentiable)
@@ -180,8 +180,9 @@ class EnergyFlow(Flow):
 
     def _start(self, given: State, held: Mapping[str, Partial], generator: torch.Generator | None) -> State:
         conditioned = self.conditioned
-        conditioned.check({**given, **{name: part.filled for name, part in held.items()}}, partial=True)
-        known = {**conditioned.clamp, **given, **{name: part.value for name, part in held.items()}}
+        filled = {name: part.filled(self.variables[name]) for name, part in held.items()}
+        conditioned.check({**given, **filled}, partial=True)
+        known = {**conditioned.clamp, **given, **filled}
         sizes = {name: len(value) for name, value in known.items()}
         if len(set(sizes.values())) > 1:
             raise StateError(f"expected one batch size for all values, got {sizes}")
@@ -198,7 +199,9 @@ class EnergyFlow(Flow):
                     batch, dtype=reference.dtype, device=reference.device, generator=generator
                 )
             if name in held:
-                value = torch.where(self.held[name], held[name].filled, value)
+                value = torch.where(self.held[name], filled[name], value)
+                if name in self.links:  # a link rounds, and does not reach the ends of its range
+                    self._exactly[name] = value
             start[name] = self.links[name].potential(value) if name in self.links else value
         return start
 
@@ -218,7 +221,10 @@ class EnergyFlow(Flow):
         return {n: v if n in self.links else self.variables[n].project(v) for n, v in point.items()}
 
     def values(self, point: State) -> State:
-        return {n: self.links[n].value(v) if n in self.links else v for n, v in point.items()}
+        state = {n: self.links[n].value(v) if n in self.links else v for n, v in point.items()}
+        for name, value in self._exactly.items():
+            state[name] = torch.where(self.held[name], value, state[name])
+        return state
 
     def energy(self, point: State) -> Float[Tensor, batch]:
         """The energy of each sample."""
@@ -230,7 +236,7 @@ class EnergyFlow(Flow):
             change = velocity[name]
             if name not in self.links and variable.bounded:
                 change = variable.project(point[name] + change) - point[name]
-            largest.append(change.abs().flatten(1).amax(1))
+            largest.append(rows(change.abs()).amax(1))
         return largest[0] if len(largest) == 1 else torch.stack(largest).amax(0)
 
     def mobility(self, point: State) -> State:
@@ -272,6 +278,7 @@ class EnergyFlow(Flow):
         vars(taken).update(vars(self))
         taken.forces = self.forces.take(index)
         taken.held = {name: mask.index_select(0, index) for name, mask in self.held.items()}
+        taken._exactly = {name: value.index_select(0, index) for name, value in self._exactly.items()}
         taken.start = {name: value.index_select(0, index) for name, value in self.start.items()}
         taken.batch = len(index)
         return taken

@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energynet.energy import Conditioned, Energy, forces
+from energynet.energy import Conditioned, Energy, forces, usable
 from energynet.link import Link
 from energynet.programs import program_of, signature
 from energynet.state import State
@@ -266,6 +266,10 @@ class EagerForces(Forces):
         self.free = tuple(conditioned.variables)
         self.blocks = (Block((), (), self.free),)
         self.work = sum(p.numel() for p in conditioned.parameters())
+        if any(value.is_inference() for value in conditioned.clamp.values()):
+            with torch.inference_mode(False):
+                clamp = {name: usable(value) for name, value in conditioned.clamp.items()}
+                conditioned = Conditioned(conditioned.base, clamp)
         self._conditioned = conditioned
         self._links = dict(links)
 
@@ -274,10 +278,9 @@ class EagerForces(Forces):
 
     def force(self, point: State) -> State:
         keep = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             state = {
-                n: v if v.requires_grad else v.detach().requires_grad_()
-                for n, v in self._state(point).items()
+                n: v if v.requires_grad else usable(v).requires_grad_() for n, v in self._state(point).items()
             }
             total = self._conditioned.energy(**state).sum()
             slopes = torch.autograd.grad(

@@ -6,10 +6,11 @@ import warnings
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from energynet.errors import EagerFallback, TraceError
-from energynet.trace import Program, Spec
+from energynet.trace import Program, Spec, parameters_of
 
 if TYPE_CHECKING:
     from energynet.energy import Energy
@@ -22,7 +23,8 @@ def program_of(energy: Energy, inputs: Mapping[str, Spec]) -> Program:
     parts = energy.parts()
     owner = parts[0][1]
     programs: dict[Hashable, Program] = owner.__dict__.setdefault("_programs", {})
-    key = (parts, tuple(inputs.items()), tuple(fingerprint(part) for _, part in parts))
+    named = tuple(parameters_of(energy))  # sums that are nested differently call the same tensors otherwise
+    key = (parts, named, tuple(inputs.items()), tuple(fingerprint(part) for _, part in parts))
     if key not in programs:
         while len(programs) >= _PROGRAMS:
             programs.pop(next(iter(programs)))
@@ -37,14 +39,41 @@ def fingerprint(module: nn.Module) -> Hashable:
         for name, value in vars(part).items():
             if name in _INTERNAL:
                 continue
-            if isinstance(value, (int, float, bool, str, complex, type(None))):
-                found.append((name, value))
-            else:
-                found.append((name, id(value)))
-        found.extend((name, id(value)) for name, value in part._modules.items())
+            found.append((name, _mark(value)))
+        found.extend(part._modules.items())
+        found.append((*part._forward_hooks, *part._forward_pre_hooks))
         found.extend((name, tuple(p.shape), p.dtype) for name, p in part._parameters.items() if p is not None)
         found.extend((name, tuple(b.shape), b.dtype) for name, b in part._buffers.items() if b is not None)
     return tuple(found)
+
+
+def _mark(value: object, depth: int = 4) -> Hashable:
+    """What changes when a value does: its content as far as that can be told, else its identity."""
+    if isinstance(value, (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)):
+        return type(value), value
+    if isinstance(value, Tensor):  # no buffer: its numbers may be in the trace
+        return _Identity(value), 0 if value.is_inference() else value._version
+    if isinstance(value, nn.Module) or callable(value) or not depth:
+        return _Identity(value)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return type(value), tuple(_mark(item, depth - 1) for item in value)
+    if isinstance(value, dict):
+        return dict, tuple((_mark(key, 0), _mark(item, depth - 1)) for key, item in value.items())
+    fields = getattr(value, "__dict__", {})
+    return _Identity(value), tuple((name, _mark(item, depth - 1)) for name, item in fields.items())
+
+
+class _Identity:
+    """Equal to itself alone; it keeps its object alive, so that no other can take the same address."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 _INTERNAL = set(vars(nn.Module())) | {"_programs", "_variables", "_fallback"}
@@ -58,11 +87,14 @@ def signature(state: Mapping[str, Tensor]) -> dict[str, Spec]:
 
 def note_fallback(energy: Energy, error: TraceError) -> None:
     """Warn, once for each energy, that its force comes from autograd at every step."""
-    if "_fallback" not in energy.__dict__:
-        energy.__dict__["_fallback"] = True
+    parts = [part for _, part in energy.parts()]
+    owner = parts[0].__dict__  # sums are made anew by every rule's call; what they are made of stays
+    if "_fallback" not in owner:
+        owner["_fallback"] = True
+        names = ", ".join(dict.fromkeys(type(part).__name__ for part in parts))
         warnings.warn(
-            f"{type(energy).__name__} could not be traced, so its force comes from autograd at every step, "
-            f"which is right but slower. Reason: {error}",
+            f"{names} could not be traced, so the force comes from autograd at every step, which is right but "
+            f"slower. Reason: {error}",
             EagerFallback,
             stacklevel=4,
         )

@@ -71,8 +71,10 @@ def check_state(
     if missing and not partial:
         raise StateError(f"{owner}: no value for {', '.join(map(repr, missing))} in the state")
     for name, value in state.items():
-        variables[name].check(name, value)
-    _check_agreement(variables, state, reference)
+        variables[name].check_shape(name, value)
+    _check_agreement(variables, state, reference)  # before values, which another device cannot show
+    for name, value in state.items():
+        variables[name].check_values(name, value)
 
 
 def _check_agreement(

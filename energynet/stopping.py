@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from energynet.state import State
+from energynet.variable import rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -57,7 +58,7 @@ class Stationary(Until):
             atol = rtol = 1e-10 if residual.dtype == torch.float64 else 1e-6
         if not rtol:
             return residual <= (atol or 0.0)
-        size = torch.stack([value.abs().flatten(1).amax(1) for value in point.values()]).amax(0)
+        size = torch.stack([rows(value.abs()).amax(1) for value in point.values()]).amax(0)
         return residual <= (atol or 0.0) + rtol * size
 
 

@@ -45,6 +45,11 @@ class Variable(ABC):
 
     def check(self, name: str, value: Shaped[Tensor, batch * shape]) -> None:
         """Raise `StateError` unless ``value`` is a batch of values of this domain."""
+        self.check_shape(name, value)
+        self.check_values(name, value)
+
+    def check_shape(self, name: str, value: Shaped[Tensor, batch * shape]) -> None:
+        """Raise `StateError` unless ``value`` is a batch of the shape of this variable."""
         if not isinstance(value, Tensor):
             raise StateError(f"variable {name!r}: expected a torch.Tensor, got {type(value).__name__}")
         if value.ndim < 1 or tuple(value.shape[1:]) != self.shape:
@@ -52,11 +57,10 @@ class Variable(ABC):
                 f"variable {name!r}: expected shape {_with_batch(self.shape)}, got {tuple(value.shape)}; "
                 "the first dimension is the batch"
             )
-        self.check_values(name, value)
 
     def check_values(self, name: str, value: Shaped[Tensor, batch * any]) -> None:
         """Raise `StateError` where a value is not finite or outside the domain."""
-        if value.numel() == 0:
+        if value.numel() == 0 or value.is_meta:
             return
         if value.dtype == torch.bool:
             raise StateError(
@@ -114,6 +118,11 @@ class Variable(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(str, self.shape))})"
+
+
+def rows(value: Tensor) -> Tensor:
+    """A batch of any shape as a matrix with one row for each sample."""
+    return value.flatten(1) if value.ndim > 1 else value.unsqueeze(1)
 
 
 def _with_batch(shape: tuple[int, ...]) -> str:
@@ -221,6 +230,8 @@ class Discrete(Variable):
 
     def check_values(self, name: str, value: Tensor) -> None:
         super().check_values(name, value)
+        if value.is_meta:
+            return
         first, second = self.values
         wrong = (value != first) & (value != second)
         if bool(wrong.any()):
@@ -268,10 +279,9 @@ class Unspecified(Variable):
     def __init__(self) -> None:
         super().__init__()
 
-    def check(self, name: str, value: Tensor) -> None:
+    def check_shape(self, name: str, value: Tensor) -> None:
         if not isinstance(value, Tensor) or value.ndim < 1:
             raise StateError(f"variable {name!r}: expected a tensor with a batch dimension, got {value!r}")
-        self.check_values(name, value)
 
     def initial(
         self,

@@ -12,7 +12,7 @@ from energynet.energy import Energy, weighted
 from energynet.errors import TraceError
 from energynet.programs import note_fallback, program_of, signature
 from energynet.state import State
-from energynet.trace import Environment, Program, Spec, difference, parameters_of
+from energynet.trace import Environment, Program, Spec, difference, parameters_of, swapped
 
 if TYPE_CHECKING:
     from energynet.rules.base import Phase
@@ -54,7 +54,7 @@ def _traced(energy: Energy, phases: Sequence[Phase]) -> Gradient:
     weights = [_per_sample(phase.weight, reference, batch) / batch for phase in phases]
     if len(phases) == 2 and phases[0].opposite(phases[1]):
         return _paired(program, function, energy, phases, weights[0], names)
-    traced = program.traced("gradient", function)
+    traced = program.traced(("gradient", *names), function)
     total: Gradient = {}
     for phase, weight in zip(phases, weights, strict=True):
         environment = Environment({**parameters_of(energy), **phase.solution.state, _WEIGHT: weight}, batch)
@@ -74,9 +74,9 @@ def _paired(
 ) -> Gradient:
     plus, minus = (phase.solution.state for phase in phases)
     moving = tuple(name for name in plus if plus[name] is not minus[name])
-    key = ("difference", moving)
+    key = ("difference", moving, *names)
     if key not in program.facts:
-        program.facts[key] = difference(program.traced("gradient", function), moving)
+        program.facts[key] = difference(program.traced(("gradient", *names), function), moving)
     values = {**parameters_of(energy), _WEIGHT: weight}
     for name in plus:
         if name in moving:
@@ -89,28 +89,18 @@ def _paired(
 
 def _gradient(energy: Energy, names: Sequence[str]) -> Callable[[State], State]:
     """The function from a state and a weight for each sample to the gradient of the weighted energy."""
-    caller = _Caller(energy)
 
     def function(point: State) -> State:
         state = {name: point[name] for name in energy.variables}
         tensors: dict[str, Tensor] = {name: p for name, p in energy.named_parameters() if name in names}
 
         def scalar(parameters: dict[str, Tensor]) -> Tensor:
-            swapped = {f"energy.{name}": value for name, value in parameters.items()}
-            return (torch.func.functional_call(caller, swapped, (state,)) * point[_WEIGHT]).sum()
+            with swapped(energy, parameters):
+                return (weighted(energy.parts(), state) * point[_WEIGHT]).sum()
 
         return torch.func.grad(scalar)(tensors)
 
     return function
-
-
-class _Caller(nn.Module):
-    def __init__(self, energy: Energy) -> None:
-        super().__init__()
-        self.energy = energy
-
-    def forward(self, state: State) -> Tensor:
-        return weighted(self.energy.parts(), state)
 
 
 def _per_sample(weight: float | Tensor, like: Tensor, batch: int) -> Tensor:

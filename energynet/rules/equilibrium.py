@@ -128,7 +128,9 @@ class EquilibriumPropagation(LearningRule):
         names = [n for n in (*self.energy.variables, TARGET) if n != NUDGE]
         require(self, data, [TARGET], names)
         self._warn(data)
-        return Nudged(self.energy, self.nudge, data)
+        nudged = Nudged(self.energy, self.nudge, data)
+        self.cost.check_target(self.energy.variables[self.cost.output], data[TARGET])
+        return nudged
 
     def _warn(self, data: dict[str, Tensor]) -> None:
         dtype = next((v.dtype for v in data.values() if v.is_floating_point()), torch.float32)

@@ -13,7 +13,7 @@ from energynet.errors import StateError
 from energynet.rules.base import LearningRule, Phase, require
 from energynet.settle import Solution, flow_of, relax
 from energynet.solvers import Solver
-from energynet.stopping import Until
+from energynet.stopping import Status, Until
 
 
 @final
@@ -87,9 +87,25 @@ class ContrastiveHebbian(LearningRule):
     def _clamped(self, data: dict[str, Tensor], rest: dict[str, Tensor], free: Solution) -> Solution:
         hidden = {n: v for n, v in free.state.items() if n not in data}
         conditioned = free.flow.conditioned.condition(**rest)
+        if not conditioned.variables:
+            return _clamped_whole(free, rest)
         flow = flow_of(conditioned, state=hidden)
         return relax(flow, solver=self.solver, max_steps=self.max_steps, until=self.until)
 
     def value(self, phases: Sequence[Phase]) -> Tensor:
         clamped, free = (phase.solution.energy for phase in phases)
         return (clamped - free).mean()
+
+
+def _clamped_whole(free: Solution, rest: dict[str, Tensor]) -> Solution:
+    """The clamped phase of a network without hidden units, where nothing is left to settle."""
+    flow = free.flow
+    links = {name: link for name, link in flow.links.items() if name in rest}
+    return Solution(
+        state={**free.state, **rest},
+        steps=torch.zeros_like(free.steps),
+        status=torch.full_like(free.status, int(Status.CONVERGED)),
+        trajectory=None,
+        flow=flow,
+        point={name: links[name].potential(v) if name in links else v for name, v in rest.items()},
+    )

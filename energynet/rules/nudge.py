@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import final
 
+import torch
 from torch import Tensor
 
 from energynet.cost import Cost
@@ -51,8 +52,10 @@ class Nudged:
         self.energy = Sum([energy, nudge])
         self.nudge = nudge
         self._conditioned = self.energy.condition(**data)
-        self.like = next(v for v in data.values() if v.is_floating_point())
-        self._batch = len(self.like)
+        self._batch = len(next(iter(data.values())))
+        known = [*data.values(), *energy.parameters()]
+        like = next((v for v in known if v.is_floating_point()), torch.empty(0))
+        self.like = like.new_zeros(self._batch)
 
     def free(self, *, solver: Solver | None, max_steps: int, until: Until | None) -> Solution:
         """Settle without a nudge."""

@@ -17,6 +17,7 @@ from energynet.settle import Solution, check_converged, flow_of, relax
 from energynet.solvers import BlockDescent, Solver
 from energynet.state import State
 from energynet.stopping import Never, Until
+from energynet.variable import rows
 
 
 class Reference(LearningRule):
@@ -44,6 +45,7 @@ class Reference(LearningRule):
         require(self, data, [TARGET], (*self.energy.variables, TARGET))
         given = {name: value for name, value in data.items() if name != TARGET}
         (self.energy + self.cost).check(data, partial=True)
+        self.cost.check_target(self.energy.variables[self.cost.output], data[TARGET])
         return given
 
     def _mean_cost(self, state: State, target: Tensor) -> Tensor:
@@ -148,7 +150,7 @@ class ImplicitDifferentiation(Reference):
         sizes = [value[0].numel() for value in leaves]
 
         def join(state: State) -> Tensor:
-            return torch.cat([state[name].flatten(1) for name in names], 1)
+            return torch.cat([rows(state[name]) for name in names], 1)
 
         def split(flat: Tensor) -> State:
             pieces = flat.split(sizes, 1)
@@ -168,7 +170,7 @@ class ImplicitDifferentiation(Reference):
                 allow_unused=True,
                 materialize_grads=True,
             )
-            product = -torch.cat([s.flatten(1) for s in slopes], 1) / scale.clamp(min=tiny)
+            product = -torch.cat([rows(s) for s in slopes], 1) / scale.clamp(min=tiny)
             return torch.where(moves, product, flat)
 
         with torch.no_grad():

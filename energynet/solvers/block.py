@@ -13,6 +13,7 @@ from energynet.flow import EnergyFlow, Flow
 from energynet.forces import Curvature
 from energynet.solvers.base import Solver, positive
 from energynet.state import State
+from energynet.variable import rows
 
 
 @final
@@ -78,7 +79,7 @@ class BlockDescent(Solver):
             new["last"] = residual
         if self.momentum:
             uphill = sum(
-                ((ahead[n] - moved[n]) * (moved[n] - state[n])).flatten(1).sum(1) for n in carry["previous"]
+                rows((ahead[n] - moved[n]) * (moved[n] - state[n])).sum(1) for n in carry["previous"]
             )
             if isinstance(uphill, Tensor):
                 new["age"] = torch.where(uphill > 0, 0.0, carry["age"] + 1)
@@ -113,7 +114,7 @@ class BlockDescent(Solver):
                     if push is None:
                         rate = rates[position].value
                         push = new - old if isinstance(rate, float) and rate == 1 else (new - old) * rate
-                    largest.append(push.abs().flatten(1).amax(1))
+                    largest.append(rows(push.abs()).amax(1))
                 state[name] = new
         if len(largest) == 1:
             return state, largest[0]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from energynet.energy import Energy
-from energynet.variable import Variable
+from energynet.variable import Variable, rows
 
 
 @final
@@ -45,5 +45,5 @@ class Bilinear(Energy):
         nn.init.uniform_(self.weight, -(inputs**-0.5), inputs**-0.5)
 
     def energy(self, **state: Tensor) -> Tensor:
-        source, target = state[self.source].flatten(1), state[self.target].flatten(1)
+        source, target = rows(state[self.source]), rows(state[self.target])
         return -(target * functional.linear(source, self.weight)).sum(1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from energynet.energy import Energy
-from energynet.variable import Variable
+from energynet.variable import Variable, rows
 
 
 @final
@@ -34,4 +34,4 @@ class Field(Energy):
         self.bias = nn.Parameter(torch.zeros(declared.shape))
 
     def energy(self, **state: Tensor) -> Tensor:
-        return -(state[self.variable] * self.bias).flatten(1).sum(1)
+        return -rows(state[self.variable] * self.bias).sum(1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from energynet.energy import LinkTerm
 from energynet.link import Link
-from energynet.variable import Continuous
+from energynet.variable import Continuous, rows
 
 
 @final
@@ -34,7 +34,7 @@ class Leak(LinkTerm):
         self.link: Link | None = declared.link
 
     def energy(self, **state: Tensor) -> Tensor:
-        value = state[self.variable].flatten(1)
+        value = rows(state[self.variable])
         each = 0.5 * value.square() if self.link is None else self.link.integral(value)
         return each.sum(1)
 

@@ -1,6 +1,6 @@
 """Partial evaluation of scalar functions: trace, simplify, compute the constant part once, run the rest."""
 
-from energynet.trace.capture import PARAMETER, Spec, Traced, parameters_of
+from energynet.trace.capture import PARAMETER, Spec, Traced, parameters_of, swapped
 from energynet.trace.difference import difference
 from energynet.trace.graph import Combination
 from energynet.trace.kernel import BoundKernel, Environment, Kernel
@@ -20,4 +20,5 @@ __all__ = [
     "dependence",
     "difference",
     "parameters_of",
+    "swapped",
 ]

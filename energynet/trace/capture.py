@@ -6,7 +6,8 @@ of the graph like the state, so a trace stays right while their values change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ aten = torch.ops.aten
 Function = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 
 _BATCH = 7  # a size that no layer is likely to have, so that no dimension is taken for the batch
+_OTHERS = (2, 4999)  # to see whether the operators depend on it
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,6 @@ class Spec:
         return cls(shape, tensor.dtype, tensor.device, batched)
 
 
-class _Bound(nn.Module):
-    """Calls a function of an energy's state while its parameters are swapped for traced ones."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, function: Function, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return dict(function(state))
-
-
 PARAMETER = "parameter "
 
 
@@ -58,6 +49,31 @@ def parameters_of(module: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers of a module, under the names they have as inputs of a trace."""
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return {PARAMETER + name: value for name, value in named.items()}
+
+
+@contextmanager
+def swapped(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put other tensors in the place of parameters and buffers, and the old ones back at the end.
+
+    A tensor that is shared is replaced wherever it is. `torch.func.functional_call` does the same, but a
+    module that is reachable by two names it leaves with the new tensors.
+    """
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    new = {id(named[name]): value for name, value in tensors.items()}
+    slots = [
+        (store, name, value)
+        for part in module.modules()
+        for store in (part._parameters, part._buffers)
+        for name, value in store.items()
+        if id(value) in new
+    ]
+    try:
+        for store, name, value in slots:
+            store[name] = new[id(value)]  # type: ignore[assignment]
+        yield
+    finally:
+        for store, name, value in slots:
+            store[name] = value  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -95,9 +111,26 @@ class Recording:
         If Python control flow depends on the values of tensors, or an operator has a side effect.
     """
 
-    def __init__(self, module: nn.Module, function: Function, inputs: Mapping[str, Spec]) -> None:
+    def __init__(
+        self, module: nn.Module, function: Function, inputs: Mapping[str, Spec], batch: int = _BATCH
+    ) -> None:
         self._inputs = dict(inputs)
-        self._graph, self._names = _record(module, function, inputs)
+        self._graph, self._names, shapes = _record(batch, module, function, inputs)
+        if shapes.replacements:
+            raise TraceError(
+                "the size of the batch was taken as a fixed number; write s.shape[0] where a size is needed, "
+                "not len(s)"
+            )
+        if shapes.guards and batch == _BATCH:  # most branches are torch's own, and lead to the same operators
+            builder = Builder(next(iter(inputs.values())).device)
+            whole = [self, *(Recording(module, function, inputs, other) for other in _OTHERS)]
+            outputs = [one.build(builder).outputs for one in whole]
+            if any(
+                builder.node(outputs[0][name]) is not builder.node(other[name])
+                for other in outputs[1:]
+                for name in self._names
+            ):
+                raise TraceError("what is computed depends on the size of the batch")
 
     def build(self, builder: Builder, constant: Mapping[str, float] | None = None) -> Traced:
         """The simplified graph, in ``builder``; inputs in ``constant`` are replaced by a number."""
@@ -110,9 +143,8 @@ class Recording:
 
 
 def _record(
-    module: nn.Module, function: Function, inputs: Mapping[str, Spec]
-) -> tuple[torch.fx.GraphModule, list[str]]:
-    bound = _Bound(module)
+    batch: int, module: nn.Module, function: Function, inputs: Mapping[str, Spec]
+) -> tuple[torch.fx.GraphModule, list[str], ShapeEnv]:
     named = parameters_of(module)
     output_names: list[str] = []
     mode = FakeTensorMode(shape_env=ShapeEnv())
@@ -125,14 +157,14 @@ def _record(
         return mode.from_tensor(tensor.detach(), symbolic_context=context)
 
     def run(parameters: dict[str, Tensor], state: dict[str, Tensor]) -> list[Tensor]:
-        swapped = {"module." + k.removeprefix(PARAMETER): v for k, v in parameters.items()}
-        result = torch.func.functional_call(bound, swapped, (function, state))
+        with swapped(module, {k.removeprefix(PARAMETER): v for k, v in parameters.items()}):
+            result = function(state)
         output_names[:] = list(result)
         return list(result.values())
 
     state = {}
     for name, spec in inputs.items():
-        size = (_BATCH, *spec.shape) if spec.batched else spec.shape
+        size = (batch, *spec.shape) if spec.batched else spec.shape
         state[name] = fake(torch.empty(size, dtype=spec.dtype, device=spec.device), spec.batched)
     parameters = {name: fake(value, False) for name, value in named.items()}
     try:
@@ -141,7 +173,8 @@ def _record(
     except Exception as error:
         raise TraceError(f"{type(error).__name__}: {error}") from error
     graph.meta["inputs"] = [*parameters, *state]
-    return graph, output_names
+    assert mode.shape_env is not None
+    return graph, output_names, mode.shape_env
 
 
 def _rebuild(
@@ -260,4 +293,4 @@ def _functional(op: torch._ops.OpOverload, node: torch.fx.Node) -> torch._ops.Op
     raise TraceError(f"{op} changes a tensor in place")
 
 
-__all__ = ["PARAMETER", "Kind", "Node", "Recording", "Spec", "Traced", "parameters_of"]
+__all__ = ["PARAMETER", "Kind", "Node", "Recording", "Spec", "Traced", "parameters_of", "swapped"]

@@ -115,6 +115,7 @@ LINEAR = {
     aten.unsqueeze: 0,
     aten.squeeze: 0,
     aten.slice: 0,
+    aten.slice_backward: 0,
     aten.select: 0,
     aten.sum: 0,
     aten.mean: 0,
@@ -139,7 +140,7 @@ _IDENTITY = {aten.alias, aten.detach, aten.clone, aten.lift_fresh_copy, aten.lif
 _ONES, _ZEROS = {aten.ones_like, aten.ones, aten.new_ones}, {aten.zeros_like, aten.zeros, aten.new_zeros}
 _FULL = {aten.full_like: 1, aten.full: 1, aten.scalar_tensor: 0, aten.new_full: 2}
 PRODUCTS = {aten.mul, aten.mm, aten.bmm, aten.mv, aten.dot}
-_RESHAPING = {aten.view, aten._unsafe_view, aten.reshape, aten.expand}
+_RESHAPING = {aten.view, aten._unsafe_view, aten.reshape, aten.expand, aten.slice, aten.slice_backward}
 
 
 def _number(value: Any) -> bool:

@@ -83,7 +83,7 @@ class Environment:
         constant, *terms = node.args
         total: Any = None
         for coefficient, term in sorted(terms, key=lambda t: _is_product(t[1])):
-            if total is not None and _is_product(term):
+            if total is not None and _is_product(term) and term.shape == node.shape:
                 first, second = (self.get(argument) for argument in term.args)
                 total = torch.addmm(total, first, second, alpha=coefficient)
             elif total is None:
@@ -225,7 +225,8 @@ class Kernel:
             total, full, constant = self._lower(part), part.shape == node.shape, 0.0
         for coefficient, term in sorted(moving, key=lambda t: _is_product(t[1])):
             alpha = "" if coefficient == 1 else f", alpha={coefficient!r}"
-            if total and _is_product(term) and term not in self._names:
+            fits = term.shape == node.shape  # a fused multiply-add broadcasts only what is added
+            if total and _is_product(term) and fits and term not in self._names:
                 self._count(term)
                 first, second = (self._lower(argument) for argument in term.args)
                 total = self._assign(f"torch.addmm({total}, {first}, {second}{alpha})")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from energynet.errors import TraceError
 from energynet.trace.capture import Function, Recording, Spec, Traced
 from energynet.trace.graph import Builder, Combination, Node
 from energynet.trace.kernel import Kernel
@@ -38,15 +39,22 @@ class Program:
         self._recordings: dict[Hashable, Recording] = {}
         self._traced: dict[Hashable, Traced] = {}
         self._kernels: dict[Hashable, Kernel] = {}
+        self._failures: dict[Hashable, str] = {}
         self.facts: dict[Hashable, Any] = {}
 
     def traced(self, key: Hashable, function: Function, zero: Sequence[str] = ()) -> Traced:
         """The graph of ``function``, which ``key`` identifies, with the inputs in ``zero`` set to zero."""
         if (key, tuple(zero)) not in self._traced:
-            if key not in self._recordings:
-                self._recordings[key] = Recording(self._module, function, self._inputs)
-            constant = dict.fromkeys(zero, 0.0)
-            self._traced[key, tuple(zero)] = self._recordings[key].build(self._builder, constant)
+            if key in self._failures:  # so that falling back does not cost an attempt at every settling
+                raise TraceError(self._failures[key])
+            try:
+                if key not in self._recordings:
+                    self._recordings[key] = Recording(self._module, function, self._inputs)
+                constant = dict.fromkeys(zero, 0.0)
+                self._traced[key, tuple(zero)] = self._recordings[key].build(self._builder, constant)
+            except TraceError as error:
+                self._failures[key] = str(error)
+                raise
         return self._traced[key, tuple(zero)]
 
     def node(self, value: Combination) -> Node:

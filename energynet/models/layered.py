@@ -78,7 +78,7 @@ class LayeredHopfield(Composite):
         self.leaks = nn.ModuleDict({name: Leak(**{name: variables[name]}) for name in names[1:]})
 
     def network(self) -> nn.Sequential:
-        """The feed-forward network of the same layers, with a copy of the weights.
+        """Make the feed-forward network of the same layers, with a copy of the weights.
 
         Every layer is ``f(W s_below + b)``: what the energy's would be without feedback from above.
 
@@ -96,14 +96,13 @@ class LayeredHopfield(Composite):
         for coupling, field in zip(self.couplings.values(), self.fields.values(), strict=True):
             assert isinstance(coupling, Bilinear)
             assert isinstance(field, Field)
+            weight = coupling.weight
             linear = nn.utils.skip_init(
-                nn.Linear,
-                *reversed(coupling.weight.shape),
-                dtype=coupling.weight.dtype,
-                device=coupling.weight.device,
+                nn.Linear, weight.shape[1], weight.shape[0], dtype=weight.dtype, device=weight.device
             )
+            assert isinstance(linear, nn.Linear)
             with torch.no_grad():
-                linear.weight.copy_(coupling.weight)
+                linear.weight.copy_(weight)
                 linear.bias.copy_(field.bias)
             layers += [linear, _FORWARD[self.activation]()]
         return nn.Sequential(*layers)

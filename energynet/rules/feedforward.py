@@ -38,8 +38,8 @@ class Backprop(nn.Module):
         self.network = network
         self.cost = cost
 
-    def forward(self, *, x: Float[Tensor, "batch *shape"], target: Tensor) -> Float[Tensor, ""]:
-        """The mean cost of a batch.
+    def forward(self, *, x: Float[Tensor, "batch ..."], target: Tensor) -> Float[Tensor, ""]:
+        """Compute the mean cost of a batch.
 
         Parameters
         ----------

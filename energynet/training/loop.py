@@ -203,7 +203,8 @@ class Training:
         }
         self.run.log(record, seconds=seconds)
         self._done[learner.name] = epoch
-        states = {name: {"epoch": done, **self.learners[name].state()} for name, done in self._done.items()}
+        begun = [(name, one) for name, one in self.learners.items() if name in self._done]
+        states = {name: {"epoch": self._done[name], **one.state()} for name, one in begun}
         self.run.save({_STATE: states})
         bar.set_postfix_str(f"{self.data.judged_on} accuracy {100 * accuracy:.1f} %")
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from energynet import plot
+from energynet.training.learners import cost
 from energynet.training.probe import fall
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import Tensor
+
     from energynet.track import Run
     from energynet.training.config import Rule
+    from energynet.training.learners import Learner
     from energynet.training.loop import Training
 
 TITLES: dict[Rule, str] = {
@@ -20,7 +24,8 @@ TITLES: dict[Rule, str] = {
     "implicit": "exact implicit gradient",
     "backprop": "backprop",
 }
-_FALLING = 32  # samples whose energy is drawn
+_FALLING = 16  # examples whose energy is drawn
+_CANDIDATES = 1000  # out of these
 
 
 def table(run: Run, rules: tuple[Rule, ...]) -> str:
@@ -76,11 +81,12 @@ def figures(training: Training) -> list[Path]:
     folder = training.run.figures_path
     by_rule = {rule: [record for record in metrics if record["rule"] == rule] for rule in rules}
     title = f"{training.config.dataset}, layers {'-'.join(map(str, sizes(training)))}"
+    on = training.data.judged_on
     made: list[Path] = []
 
     accuracies = {TITLES[rule]: [(r["epoch"], 100 * r["accuracy"]) for r in by_rule[rule]] for rule in rules}
     made.append(folder / "accuracy.png")
-    plot.save(plot.accuracy(accuracies, title, training.data.judged_on), made[-1])
+    plot.save(plot.accuracy(accuracies, title, on), made[-1])
 
     angles = {
         TITLES[rule]: [(r["epoch"], r["angle"]) for r in by_rule[rule] if r["angle"] is not None]
@@ -92,7 +98,7 @@ def figures(training: Training) -> list[Path]:
 
     for rule in rules:  # the energy of the first learner that has one
         learner = training.learners[rule]
-        found = fall(learner, training.config, *training.probe_batch(learner, _FALLING))
+        found = fall(learner, training.config, *hardest(training, learner))
         if found is not None:
             made.append(folder / "energy.png")
             figure = plot.settling(
@@ -100,7 +106,7 @@ def figures(training: Training) -> list[Path]:
                 found.plus,
                 found.minus,
                 beta=found.beta,
-                title=f"{title}, trained by {TITLES[rule]}",
+                title=f"{title}, {TITLES[rule]}: the {len(found.free[0])} {on} examples of the highest cost",
                 steps=_STEPS[training.config.solver],
             )
             plot.save(figure, made[-1])
@@ -115,6 +121,16 @@ _STEPS = {
     "heun": "Heun steps",
     "rk4": "Runge-Kutta steps",
 }
+
+
+def hardest(training: Training, learner: Learner) -> tuple[Tensor, Tensor]:
+    """Give the examples, and their targets, that the learner does worst on: a nudge moves these."""
+    judge = training.data.judge
+    x = judge.x[:_CANDIDATES]
+    target = learner.targets(judge.label[:_CANDIDATES], training.data.classes)
+    costs = cost().energy(y=learner.output(x), target=target)
+    chosen = costs.topk(min(_FALLING, len(costs))).indices
+    return x[chosen], target[chosen]
 
 
 def sizes(training: Training) -> tuple[int, ...]:

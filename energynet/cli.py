@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -63,25 +62,26 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
         Annotated[Digits, tyro.conf.subcommand("digits")] | Annotated[Mnist, tyro.conf.subcommand("mnist")]
     )
 
-    @dataclass(frozen=True)
-    class Command:
+    def command(config: Any) -> Config:
         """Train networks by several learning rules on a data set and compare them.
 
         It leaves the configuration, the metrics, a checkpoint and figures in runs/NAME, and a run that was
         stopped goes on with --resume.
+
+        Args:
+            config: The data set; 'energynet run digits --help' lists the options.
         """
+        return config  # type: ignore[no-any-return]
 
-        config: Annotated[choice, tyro.conf.arg(name="")]  # type: ignore[valid-type]
-
-    Command.__annotations__["config"] = Annotated[choice, tyro.conf.arg(name="")]
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"run": Command},
+    # The annotation is of a package that is only imported here.
+    command.__annotations__["config"] = Annotated[choice, tyro.conf.arg(name="")]
+    return tyro.extras.subcommand_cli_from_dict(
+        {"run": command},
         args=arguments,
         prog="energynet",
         description="Energy-based models in PyTorch. See 'energynet run --help'.",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    return command.config
 
 
 def run(config: Config) -> int:

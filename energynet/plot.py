@@ -41,7 +41,7 @@ def accuracy(curves: Curves, title: str, judged_on: str = "test") -> Figure:
     figure, (axes,) = _figure(1, title)
     _curves(axes, curves)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"{judged_on} accuracy (%), stretched towards 100")
+    axes.set_ylabel(f"{judged_on} accuracy (%), error on a log scale")
     values = [value for points in curves.values() for _, value in points]
     # Rules differ near the top. The error on a log axis shows that, and the beginning too.
     if values and max(values) > 80:
@@ -72,6 +72,8 @@ def angle(curves: Curves, title: str) -> Figure:
         What was learnt.
     """
     figure, (axes,) = _figure(1, title)
+    # A log axis has no zero, and there is none to draw.
+    curves = {label: [(x, y) for x, y in points if y > 0] for label, points in curves.items()}
     _curves(axes, curves)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -86,7 +88,7 @@ def angle(curves: Curves, title: str) -> Figure:
         color="0.3",
         fontsize="small",
     )
-    low = min((value for points in curves.values() for _, value in points if value > 0), default=1.0)
+    low = min((value for points in curves.values() for _, value in points), default=1.0)
     axes.set_ylim(low / 1.5, 180)
     axes.set_xlabel("epoch")
     axes.set_ylabel("angle to the exact gradient (degrees)")
@@ -128,6 +130,7 @@ def settling(
     right.set_ylabel("nudged energy above where it settles")
     for axes in (left, right):
         axes.set_yscale("log")
+        axes.set_ylim(top=3 * axes.get_ylim()[1])
         axes.set_xlabel(steps)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper right", frameon=False)
@@ -162,7 +165,7 @@ def _curves(axes: Axes, curves: Curves) -> None:
     for number, (label, points) in enumerate(curves.items()):
         style = number % len(_COLOURS)
         # Rules may agree to the last digit: an earlier line is wider and shows on both sides of a later one.
-        width = 1.3 + 0.9 * (len(curves) - 1 - number)
+        width = 1.2 + 0.6 * (len(curves) - 1 - number)
         axes.plot(
             [x for x, _ in points],
             [y for _, y in points],
@@ -183,9 +186,10 @@ def _fall(axes: Axes, values: Tensor, style: int, label: str) -> None:
     # Below this is rounding, of energies that are sums of many terms.
     floor = 100 * torch.finfo(values.dtype).eps * float(values.abs().max())
     shown = int((quantiles[2] > floor).sum())
-    low, middle, high = (q[:shown].clamp(min=floor).tolist() for q in quantiles)
+    low, middle, high = quantiles[:, :shown]
+    middle = torch.where(middle > floor, middle, torch.nan)
     steps = range(shown)
-    axes.fill_between(steps, low, high, color=_COLOURS[style], alpha=0.15, linewidth=0)
+    axes.fill_between(steps, low.clamp(min=floor), high, color=_COLOURS[style], alpha=0.15, linewidth=0)
     axes.plot(
         steps,
         middle,
@@ -196,3 +200,4 @@ def _fall(axes: Axes, values: Tensor, style: int, label: str) -> None:
         linewidth=1.5,
         label=f"{label}, median and 80 % of samples",
     )
+    axes.set_ylim(bottom=floor)

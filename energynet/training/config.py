@@ -99,6 +99,8 @@ class Config(ABC):
             self._require(name, 0 < getattr(self, name) < float("inf"), "a number above 0")
         self._require("beta", 0 < abs(self.beta) < float("inf"), "a finite number other than 0")
         self._require("hidden", all(size >= 1 for size in self.hidden), "whole numbers from 1 up")
+        # Without hidden units the clamped phase has nothing to settle.
+        self._require("hidden", bool(self.hidden) or "chl" not in self.rules, "a layer for the rule chl")
         self._require("rules", len(self.rules) > 0, f"at least one of {', '.join(RULES)}")
         self._require("rules", len(set(self.rules)) == len(self.rules), "every rule at most once")
         self._require("validation", 0 <= self.validation < 1, "a number from 0 to below 1")

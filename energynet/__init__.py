@@ -10,6 +10,7 @@ from energynet.errors import EagerFallback, SettlingError, StateError, TraceErro
 from energynet.flow import Flow, GradientFlow, MirrorFlow, Partial
 from energynet.link import Link, Sigmoid, Tanh
 from energynet.rules import (
+    Backprop,
     ContrastiveHebbian,
     EquilibriumPropagation,
     ImplicitDifferentiation,

@@ -23,6 +23,7 @@ LAYERS = [
     {"settle"},
     {"rules", "models"},
     {"testing", "data", "plot", "track"},
+    {"training"},
     {PACKAGE},
     {"cli"},
 ]

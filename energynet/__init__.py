@@ -27,6 +27,7 @@ from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Var
 __version__ = "0.1.0"
 
 __all__ = [
+    "Backprop",
     "Bit",
     "BlockDescent",
     "ContrastiveHebbian",

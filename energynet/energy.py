@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor, nn
 
+from energynet.derivation import Derivation, forces, weighted
 from energynet.errors import StateError, TraceError
 from energynet.link import Link
 from energynet.programs import note_fallback, program_of, signature
@@ -122,6 +124,14 @@ class Energy(nn.Module):
         """The energies that this one is a weighted sum of; itself where it is not a sum."""
         return ((1.0, self),)
 
+    def derivation(self, links: Mapping[str, Link]) -> Derivation:
+        """Where the force comes from, if the variables in ``links`` are given by their potentials."""
+        return Derivation.AUTOGRAD if type(self).force is Energy.force else Derivation.CLOSED
+
+    def potential_force(self, potential: Tensor, value: Tensor) -> Tensor:
+        """The force on the only variable, from its potential; where `derivation` says so."""
+        raise NotImplementedError(f"{type(self).__name__} has no force in terms of a potential")
+
     @final
     def check(self, state: Mapping[str, Tensor], *, partial: bool = False) -> None:
         """Raise `StateError` unless the state fits the declared variables.
@@ -191,9 +201,13 @@ class LinkTerm(Energy):
     variable: str
     link: Link | None
 
+    def derivation(self, links: Mapping[str, Link]) -> Derivation:
+        linked = self.link is not None and links.get(self.variable) == self.link
+        return Derivation.POTENTIAL if linked else super().derivation(links)
+
+    @abstractmethod
     def potential_force(self, potential: Tensor, value: Tensor) -> Tensor:
         """Minus the gradient of this term with respect to the value, from the potential."""
-        raise NotImplementedError
 
 
 class Composite(Energy):
@@ -262,19 +276,6 @@ def total(energies: Sequence[Energy]) -> Energy:
             )
     bases = [energy.base if isinstance(energy, Conditioned) else energy for energy in energies]
     return Sum(bases).condition(**clamp) if clamp else Sum(bases)
-
-
-def weighted(parts: Iterable[tuple[float, Energy]], state: Mapping[str, Tensor]) -> Tensor:
-    """The weighted sum of energies at a state that may hold more than each of them needs."""
-    total: Tensor | None = None
-    for factor, part in parts:
-        value = part.energy(**{name: state[name] for name in part.variables})
-        if factor != 1:
-            value = factor * value
-        total = value if total is None else total + value
-    if total is None:
-        raise ValueError("a sum of energies needs at least one")
-    return total
 
 
 @final
@@ -375,60 +376,3 @@ class Conditioned(Energy):
 
 def _versions(tensors: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
     return tuple((t.data_ptr(), t._version) for t in tensors.values() if not t.is_inference())
-
-
-def forces(
-    energy: Energy, free: Sequence[str], links: Mapping[str, Link] | None = None
-) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    """The function from a point to its energy and to the force on each free variable.
-
-    Parameters
-    ----------
-    energy
-        Of every variable.
-    free
-        Variables whose force is wanted.
-    links
-        Variables that are given by their potential u; their force is -dE/da at a = link(u).
-
-    Returns
-    -------
-    callable
-        From a dict of tensors to a dict with ``"energy"`` and ``"force NAME"`` for each name in ``free``.
-    """
-    links = links or {}
-    smooth: list[tuple[float, Energy]] = []
-    closed: list[tuple[float, Energy]] = []
-    linked: list[tuple[float, LinkTerm]] = []
-    for factor, part in energy.parts():
-        if isinstance(part, LinkTerm) and part.link is not None and links.get(part.variable) == part.link:
-            linked.append((factor, part))
-        elif type(part).force is Energy.force:
-            smooth.append((factor, part))
-        else:
-            closed.append((factor, part))
-
-    def function(point: dict[str, Tensor]) -> dict[str, Tensor]:
-        state = {name: links[name].value(v) if name in links else v for name, v in point.items()}
-        total = {name: torch.zeros_like(state[name]) for name in free}
-        if smooth:
-            fixed = {name: value for name, value in state.items() if name not in total}
-
-            def scalar(moving: dict[str, Tensor]) -> Tensor:
-                return weighted(smooth, {**fixed, **moving}).sum()
-
-            slopes = torch.func.grad(scalar)({name: state[name] for name in free})
-            total = {name: total[name] - slopes[name] for name in free}
-        for factor, part in closed:
-            names = [name for name in free if name in part.variables]
-            given = part.force({name: state[name] for name in part.variables}, names)
-            total.update({name: total[name] + factor * given[name] for name in names})
-        for factor, part in linked:
-            name = part.variable
-            if name in total:
-                total[name] = total[name] + factor * part.potential_force(point[name], state[name])
-        result = {f"force {name}": value for name, value in total.items()}
-        result["energy"] = weighted(energy.parts(), state)
-        return result
-
-    return function

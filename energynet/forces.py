@@ -10,7 +10,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energynet.energy import Conditioned, Energy, forces, usable
+from energynet.derivation import forces
+from energynet.energy import Conditioned, Energy, usable
 from energynet.link import Link
 from energynet.programs import program_of, signature
 from energynet.state import State

@@ -15,7 +15,7 @@ PACKAGE = "energynet"
 # from its own. The package itself gathers what is public, so only what lies outside it may import it.
 LAYERS = [
     {"errors", "link", "state", "variable"},
-    {"trace", "programs"},
+    {"trace", "programs", "derivation"},
     {"energy"},
     {"terms", "cost"},
     {"forces", "flow"},

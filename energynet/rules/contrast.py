@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from energynet.energy import Energy, weighted
+from energynet.derivation import weighted
+from energynet.energy import Energy
 from energynet.errors import TraceError
 from energynet.programs import note_fallback, program_of, signature
 from energynet.state import State

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
@@ -52,19 +54,19 @@ class Reference(LearningRule):
         return self.cost.energy(**{self.cost.output: state[self.cost.output], TARGET: target}).mean()
 
     def phases(self, **data: Tensor) -> Sequence[Phase]:
-        """One phase, of weight 0: the free one. The gradient is no sum of energies."""
+        """One phase: the cost at the free state, of which the rule is the total derivative."""
         with torch.no_grad():
-            return [Phase(0.0, self.energy, self._settle(self._given(data)))]
+            solution = self._settle(self._given(data))
+        state = {**solution.state, TARGET: data[TARGET]}
+        return [Phase(1.0, self.cost, dataclasses.replace(solution, state=state))]
 
     def value(self, phases: Sequence[Phase]) -> Tensor:
-        raise NotImplementedError("the cost needs the target; call evaluate")
+        (phase,) = phases
+        return self._mean_cost(phase.solution.state, phase.solution.state[TARGET])
 
-    def evaluate(self, **data: Tensor) -> Tensor:
-        (phase,) = self.phases(**data)
-        return self._mean_cost(phase.solution.state, data[TARGET])
-
+    @abstractmethod
     def _settle(self, given: State) -> Solution:
-        raise NotImplementedError
+        """The settled state whose cost is differentiated."""
 
     def _gradient(self, value: Tensor, through: Tensor) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
         """The value, and the gradient of a number that may differ from it, in all parameters."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from energynet.energy import Conditioned, State, forces, usable
+from energynet.errors import TraceError
 from energynet.link import Link
 from energynet.programs import program_of, signature
 from energynet.trace import BoundKernel, Environment, Program, Traced, curvature, dependence
@@ -178,8 +179,20 @@ class TracedForces(Forces):
         key = (*self._key, "blocks")
         if key not in self._program.facts:
             traced = self._program.traced(self._key, self._function)
-            self._program.facts[key] = _blocks(traced, self.free)
+            self._program.facts[key] = tuple(map(self._traceable, _blocks(traced, self.free)))
         return self._program.facts[key]
+
+    def _traceable(self, block: Block) -> Block:
+        """The block; its separable variables are coupled ones where their curvature cannot be traced.
+
+        Torch itself fixes the size of the batch in the second derivative of abs.
+        """
+        try:
+            if block.separable:
+                self._separable_curvature(block.separable)
+        except TraceError:
+            return Block(block.exact, (), block.coupled + block.separable)
+        return block
 
     def take(self, index: Tensor) -> TracedForces:
         return TracedForces(self._program, self._conditioned, self._links, self._environment.take(index))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from energynet.derivation import forces
 from energynet.energy import Conditioned, Energy, usable
+from energynet.errors import TraceError
 from energynet.link import Link
 from energynet.programs import program_of, signature
 from energynet.state import State
@@ -73,15 +75,17 @@ class Forces(ABC):
     ----------
     free
         Names of the free variables, in the order of the arguments.
-    blocks
-        A partition of them into blocks.
     work
         About how many multiplications one evaluation takes for each sample.
     """
 
     free: tuple[str, ...]
-    blocks: tuple[Block, ...]
     work: int
+
+    @property
+    @abstractmethod
+    def blocks(self) -> tuple[Block, ...]:
+        """A partition of the free variables into blocks."""
 
     @abstractmethod
     def force(self, point: State) -> State:
@@ -120,13 +124,10 @@ class _Dynamics:
         self._key = ("flow", free, tuple(links.items()))
         self._function = forces(energy, free, links)
         self.free = free
-        traced = program.traced(self._key, self._function)
         self.rates: dict[str, Combination] = {}
-        self.blocks = self._find_blocks(traced)
         self.force = self._kernel([f"force {name}" for name in free])
         self.energy = self._kernel(["energy"])
         self._block: dict[int, Kernel] = {}
-        self._separable: dict[int, Kernel] = {}
 
     def _kernel(self, outputs: Sequence[str], zero: Sequence[str] = ()) -> Kernel:
         return self._program.kernel(self._key, self._function, outputs, self.free, zero)
@@ -140,39 +141,51 @@ class _Dynamics:
 
     def separable(self, number: int) -> Kernel:
         """The curvature of the separable variables."""
-        if number not in self._separable:
-            function, names = self._function, self.blocks[number].separable
+        return self._curvature_kernel(self.blocks[number].separable)
 
-            def second(point: State) -> State:
-                result = {}
-                for name in names:
+    def _curvature_kernel(self, names: tuple[str, ...]) -> Kernel:
+        function = self._function
 
-                    def total(moving: Tensor, name: str = name) -> Tensor:
-                        return function({**point, name: moving})[f"force {name}"].sum()
+        def second(point: State) -> State:
+            result = {}
+            for name in names:
 
-                    result[name] = -torch.func.grad(total)(point[name])
-                return result
+                def total(moving: Tensor, name: str = name) -> Tensor:
+                    return function({**point, name: moving})[f"force {name}"].sum()
 
-            key = (*self._key, "curvature", number)
-            self._separable[number] = self._program.kernel(key, second, names, self.free)
-        return self._separable[number]
+                result[name] = -torch.func.grad(total)(point[name])
+            return result
 
-    def _find_blocks(self, traced: Traced) -> tuple[Block, ...]:
+        return self._program.kernel((*self._key, "curvature", names), second, names, self.free)
+
+    def _curvature_traces(self, name: str) -> bool:
+        """Whether the second derivative can be traced; torch fixes the size of the batch in that of abs."""
+        try:
+            self._curvature_kernel((name,))
+        except TraceError:
+            return False
+        return True
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The colours of the graph of couplings, each with its variables by kind."""
+        traced = self._program.traced(self._key, self._function)
         blocks = []
         for group in _colour(traced, self.free):
             kinds: dict[str, list[str]] = {"exact": [], "separable": [], "coupled": []}
             for name in group:
                 output = f"force {name}"
-                rate = None
                 if dependence(traced, output, name) == "mixed":
                     kinds["coupled"].append(name)
                     continue
                 rate = curvature(traced, output, name)
-                if rate is None:
-                    kinds["separable"].append(name)
-                else:
+                if rate is not None:
                     kinds["exact"].append(name)
                     self.rates[name] = rate
+                elif self._curvature_traces(name):
+                    kinds["separable"].append(name)
+                else:
+                    kinds["coupled"].append(name)
             blocks.append(Block(*(tuple(kinds[kind]) for kind in ("exact", "separable", "coupled"))))
         return tuple(blocks)
 
@@ -214,13 +227,16 @@ class TracedForces(Forces):
 
     def __init__(self, dynamics: _Dynamics, environment: Environment) -> None:
         self.free = dynamics.free
-        self.blocks = dynamics.blocks
         self.work = dynamics.force.work
         self._dynamics = dynamics
         self._environment = environment
-        self._block: list[BoundKernel | None] = [None] * len(self.blocks)
-        self._exact: list[tuple[Curvature, ...] | None] = [None] * len(self.blocks)
+        self._block: dict[int, BoundKernel] = {}
+        self._exact: dict[int, tuple[Curvature, ...]] = {}
         self._force: BoundKernel | None = None
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return self._dynamics.blocks
 
     def force(self, point: State) -> State:
         if self._force is None:
@@ -232,13 +248,13 @@ class TracedForces(Forces):
         return self._dynamics.energy.bind(self._environment)(*[point[name] for name in self.free])[0]
 
     def block(self, number: int, point: State) -> tuple[Tensor, ...]:
-        kernel = self._block[number]
+        kernel = self._block.get(number)
         if kernel is None:
             kernel = self._block[number] = self._dynamics.block(number).bind(self._environment)
         return kernel(*[point[name] for name in self.free])
 
     def exact(self, number: int) -> tuple[Curvature, ...]:
-        found = self._exact[number]
+        found = self._exact.get(number)
         if found is None:
             found = self._exact[number] = self._dynamics.curvatures(number, self._environment)
         return found
@@ -249,8 +265,8 @@ class TracedForces(Forces):
 
     def take(self, index: Tensor) -> TracedForces:
         taken = TracedForces(self._dynamics, self._environment.take(index))
-        for number, found in enumerate(self._exact):
-            if found is not None and all(curvature.convex for curvature in found):
+        for number, found in self._exact.items():
+            if all(curvature.convex for curvature in found):
                 # what is convex for every sample is so for some, without looking at the values again
                 taken._exact[number] = self._dynamics.curvatures(number, taken._environment, convex=True)
         return taken
@@ -265,7 +281,6 @@ class EagerForces(Forces):
 
     def __init__(self, conditioned: Conditioned, links: Mapping[str, Link]) -> None:
         self.free = tuple(conditioned.variables)
-        self.blocks = (Block((), (), self.free),)
         self.work = sum(p.numel() for p in conditioned.parameters())
         if any(value.is_inference() for value in conditioned.clamp.values()):
             with torch.inference_mode(False):
@@ -273,6 +288,10 @@ class EagerForces(Forces):
                 conditioned = Conditioned(conditioned.base, clamp)
         self._conditioned = conditioned
         self._links = dict(links)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return (Block((), (), self.free),)
 
     def _state(self, point: State) -> State:
         return {n: self._links[n].value(v) if n in self._links else v for n, v in point.items()}

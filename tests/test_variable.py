@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import energynet as en
-from energynet.variable import Unspecified, merge
+from energynet.state import merge
+from energynet.variable import Unspecified
 
 CPU = torch.device("cpu")
 

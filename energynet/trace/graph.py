@@ -170,7 +170,7 @@ class Builder:
         dtype: torch.dtype | None,
         name: str = "",
     ) -> Node:
-        key = (op, _hashable(args), _hashable(kwargs), name)
+        key = (op, _hashable(args), _hashable(kwargs), shape if op is Kind.COMBINATION else name)
         if key not in self._nodes:
             reads = frozenset([name]) if op is Kind.INPUT else frozenset()
             for node in nodes_in((args, kwargs)):

@@ -194,7 +194,7 @@ def test_a_warm_start_goes_on() -> None:
     assert torch.allclose(rest.state["y"], whole.state["y"], atol=1e-13)
     done = en.settle(model, clamp={"x": x})
     again = en.settle(model, done.state, clamp={"x": x})
-    assert int(again.steps.max()) <= 4
+    assert int(again.steps.max()) <= 5  # the first look
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_steps", -1), ("max_steps", 2.5), ("record_every", 0)])

@@ -80,6 +80,15 @@ def entry(module: str) -> set[str]:
     return {parts[1] if len(parts) > 1 else PACKAGE}
 
 
+def imports_of_package(root: Path = REPOSITORY / PACKAGE) -> dict[str, set[str]]:
+    """Give what every entry of LAYERS imports; docs/imports.py draws it."""
+    uses: dict[str, set[str]] = {}
+    for path in sorted(root.rglob("*.py")):
+        found = imported(ast.parse(path.read_text(), str(path)), path, root)
+        uses.setdefault(unit(path, root), set()).update(found)
+    return uses
+
+
 def violations(root: Path) -> list[str]:
     """Say what is wrong with the imports of the package in the folder `root`."""
     wrong: list[str] = []

@@ -7,13 +7,13 @@ import pickle
 
 import pytest
 import torch
-from helpers.functional import Functional, autograd_force, traced_force
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import energynet as en
 from energynet.terms import Bilinear, Field, Leak
+from helpers.functional import Functional, autograd_force, traced_force
 
 STATE = {
     "x": torch.linspace(-1, 1, 15, dtype=torch.float64).view(5, 3),
@@ -97,7 +97,9 @@ def test_a_shared_variable_is_one_variable() -> None:
     assert dict(both.variables) == {"x": en.Real(3), "h": en.Unit(2), "y": en.Real(4)}
 
 
-@pytest.mark.parametrize("other", [en.Unit(3), en.Real(2), en.Unit(2, tau=2.0), en.Unit(2, link=en.Sigmoid())])
+@pytest.mark.parametrize(
+    "other", [en.Unit(3), en.Real(2), en.Unit(2, tau=2.0), en.Unit(2, link=en.Sigmoid())]
+)
 def test_contradicting_declarations_are_refused(other: en.Variable) -> None:
     with pytest.raises(en.StateError, match="'s'"):
         Field(s=en.Unit(2)) + Field(s=other)

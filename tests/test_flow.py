@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.functional import Functional
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 from torch import Tensor
 
 import energynet as en
 from energynet.terms import Leak
+from helpers.functional import Functional
 
 F64 = torch.float64
 
@@ -47,7 +47,9 @@ def closed_form(energy: Quadratic, start: np.ndarray, tau: tuple[float, float], 
     return rest + (start - rest) @ expm(-(hessian / speed[:, None]) * time).T
 
 
-def run(energy: en.Energy, start: dict[str, Tensor], solver: en.Solver, steps: int, **clamp: Any) -> en.Solution:
+def run(
+    energy: en.Energy, start: dict[str, Tensor], solver: en.Solver, steps: int, **clamp: Any
+) -> en.Solution:
     return en.settle(energy, start, clamp=clamp, solver=solver, max_steps=steps, until=en.Never())
 
 

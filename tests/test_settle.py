@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.functional import Functional
 from torch import Tensor
 
 import energynet as en
 from energynet.terms import Leak
+from helpers.functional import Functional
 
 F64 = torch.float64
 
@@ -102,7 +102,9 @@ def test_a_batch_may_converge_run_out_and_diverge() -> None:
 
 
 def test_throw_says_where_when_and_what_to_do() -> None:
-    with pytest.raises(en.SettlingError, match=r"1 of 3 samples, first in sample 2 by step \d+.* s .*smaller dt"):
+    with pytest.raises(
+        en.SettlingError, match=r"1 of 3 samples, first in sample 2 by step \d+.* s .*smaller dt"
+    ):
         en.settle(Well(), clamp=rates(1.0, 2.0, -100.0), solver=en.Euler(0.1), max_steps=900, throw=True)
     with pytest.raises(en.SettlingError, match=r"in 30 steps in 1 of 2 samples.*max_steps"):
         en.settle(Well(), clamp=rates(10.0, 1e-3), solver=en.Euler(0.1), max_steps=30, throw=True)
@@ -185,7 +187,9 @@ def test_what_is_recorded() -> None:
 def test_a_warm_start_goes_on() -> None:
     model, x = network()
     half = en.settle(model, clamp={"x": x}, solver=SOLVERS["euler"], max_steps=20, until=en.Never())
-    rest = en.settle(model, half.state, clamp={"x": x}, solver=SOLVERS["euler"], max_steps=20, until=en.Never())
+    rest = en.settle(
+        model, half.state, clamp={"x": x}, solver=SOLVERS["euler"], max_steps=20, until=en.Never()
+    )
     whole = en.settle(model, clamp={"x": x}, solver=SOLVERS["euler"], max_steps=40, until=en.Never())
     assert torch.allclose(rest.state["y"], whole.state["y"], atol=1e-13)
     done = en.settle(model, clamp={"x": x})

@@ -37,7 +37,9 @@ class Precision(en.Cost):
         return 0.5 * (self.log_precision.exp() * (self.readout(output) - target).square()).sum(1)
 
 
-def layered(activation: str, *sizes: int, seed: int = 0, gain: float = 1.0, **more: Any) -> en.models.LayeredHopfield:
+def layered(
+    activation: str, *sizes: int, seed: int = 0, gain: float = 1.0, **more: Any
+) -> en.models.LayeredHopfield:
     torch.manual_seed(seed)
     model = en.models.LayeredHopfield(sizes, activation=activation, **more)
     for field in model.fields.values():

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.functional import autograd_force
-from helpers.networks import layered
 from torch import Tensor
 
 import energynet as en
 from energynet.models import LayeredHopfield
+from helpers.functional import autograd_force
+from helpers.networks import layered
 
 F64 = torch.float64
 ACTIVATIONS = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from helpers.networks import data, difference, gradient, layered
 from torch import distributed, multiprocessing
 
 import energynet as en
+from helpers.networks import data, difference, gradient, layered
 
 if TYPE_CHECKING:
     from pathlib import Path

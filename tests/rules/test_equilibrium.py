@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.networks import NETWORKS, Precision, clear_seed, data, difference, gradient, layered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import energynet as en
+from helpers.networks import NETWORKS, Precision, clear_seed, data, difference, gradient, layered
 
 TIGHT = en.Stationary(atol=1e-13)
 
@@ -56,7 +56,9 @@ def test_parameters_of_the_cost_learn_too(estimator: str) -> None:
 def test_a_negative_beta_nudges_the_other_way() -> None:
     energy = smooth(3)
     one, other = (
-        gradient(en.EquilibriumPropagation(energy, en.SquaredError("y"), b, "one-sided", until=TIGHT), **data())
+        gradient(
+            en.EquilibriumPropagation(energy, en.SquaredError("y"), b, "one-sided", until=TIGHT), **data()
+        )
         for b in (0.01, -0.01)
     )
     both = gradient(en.EquilibriumPropagation(energy, en.SquaredError("y"), 0.01, until=TIGHT), **data())
@@ -67,15 +69,20 @@ def test_random_signs_are_one_sided_estimates_sample_by_sample() -> None:
     energy, batch, beta = smooth(1), data(batch=6), 0.05
 
     def rule(sign: float, estimator: str = "one-sided", **more: Any) -> en.EquilibriumPropagation:
-        return en.EquilibriumPropagation(energy, en.SquaredError("y"), sign * beta, estimator, until=TIGHT, **more)
+        return en.EquilibriumPropagation(
+            energy, en.SquaredError("y"), sign * beta, estimator, until=TIGHT, **more
+        )
 
     found = gradient(rule(1, "random-sign", generator=torch.Generator().manual_seed(5)), **batch)
     again = gradient(rule(1, "random-sign", generator=torch.Generator().manual_seed(5)), **batch)
     assert all(torch.equal(found[n], again[n]) for n in found)
-    signs = torch.where(torch.rand(6, generator=torch.Generator().manual_seed(5), dtype=torch.float64) < 0.5, -1, 1)
+    signs = torch.where(
+        torch.rand(6, generator=torch.Generator().manual_seed(5), dtype=torch.float64) < 0.5, -1, 1
+    )
     assert {-1, 1} == set(signs.tolist())
     parts = [
-        gradient(rule(int(sign)), **{n: v[i : i + 1] for n, v in batch.items()}) for i, sign in enumerate(signs)
+        gradient(rule(int(sign)), **{n: v[i : i + 1] for n, v in batch.items()})
+        for i, sign in enumerate(signs)
     ]
     assert difference(found, {n: torch.stack([p[n] for p in parts]).mean(0) for n in found}) < 1e-9
 
@@ -93,7 +100,13 @@ def test_the_value_is_the_mean_cost_of_the_free_state() -> None:
 def test_fixed_steps_are_what_they_say() -> None:
     energy, batch = smooth(0), data()
     rule = en.EquilibriumPropagation(
-        energy, en.SquaredError("y"), 0.1, solver=en.Euler(0.2), free_steps=7, nudged_steps=3, until=en.Never()
+        energy,
+        en.SquaredError("y"),
+        0.1,
+        solver=en.Euler(0.2),
+        free_steps=7,
+        nudged_steps=3,
+        until=en.Never(),
     )
     free, plus, minus = rule.phases(**batch)
     assert [set(p.solution.steps.tolist()) for p in (free, plus, minus)] == [{7}, {3}, {3}]
@@ -138,7 +151,10 @@ def test_float32_is_within_a_hundredth(network: str) -> None:
     ("make", "words"),
     [
         (lambda e: en.EquilibriumPropagation(e, en.SquaredError("z"), 0.1), "'z'.*'x', 'h1', 'y'"),
-        (lambda e: en.EquilibriumPropagation(e, en.SquaredError("y"), 0.1, "backward"), "centered.*'backward'"),
+        (
+            lambda e: en.EquilibriumPropagation(e, en.SquaredError("y"), 0.1, "backward"),
+            "centered.*'backward'",
+        ),
         (lambda e: en.EquilibriumPropagation(e, e, 0.1), "expected a cost"),
         (lambda e: en.ImplicitDifferentiation(e, en.SquaredError("z")), "'z'"),
         (lambda e: en.ContrastiveHebbian(e, given=("z",)), "'z'"),

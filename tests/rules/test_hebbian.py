@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.networks import data, difference, gradient, layered
 from torch import Tensor
 
 import energynet as en
+from helpers.networks import data, difference, gradient, layered
 
 TIGHT = en.Stationary(atol=1e-13)
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.networks import data, difference, gradient, layered
 from torch import Tensor, nn
 
 import energynet as en
 from energynet.rules import base
+from helpers.networks import data, difference, gradient, layered
 
 COST = en.SquaredError("y")
 RULES: dict[str, Any] = {

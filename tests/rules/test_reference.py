@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.functional import Functional, central_difference
-from helpers.networks import NETWORKS, Precision, data, difference, gradient, layered
 from torch import Tensor
 
 import energynet as en
+from helpers.functional import Functional, central_difference
+from helpers.networks import NETWORKS, Precision, data, difference, gradient, layered
 
 TIGHT = en.Stationary(atol=1e-13)
 
@@ -20,9 +20,6 @@ def settled_cost(energy: en.Energy, cost: en.Cost, batch: dict[str, Tensor]) -> 
     clamp = {name: value for name, value in batch.items() if name != "target"}
     solution = en.settle(energy, clamp=clamp, solver=en.Euler(0.5), until=TIGHT, max_steps=5000, throw=True)
     return float(cost.energy(**{cost.output: solution.state[cost.output], "target": batch["target"]}).mean())
-
-
-
 
 
 @pytest.mark.parametrize("cost", ["squared", "cross", "parameters"])
@@ -104,7 +101,9 @@ def test_unrolled_is_backprop_through_a_loop_by_hand(network: str, solver: str) 
     energy.zero_grad()
     cost = 0.5 * (values(point)["y"] - batch["target"]).square().sum(1).mean()
     cost.backward()
-    expected = {"energy." + n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in energy.named_parameters()}
+    expected = {
+        "energy." + n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in energy.named_parameters()
+    }
     assert value == pytest.approx(float(cost.detach()), rel=1e-12)
     assert difference(found, expected) < 1e-10
 

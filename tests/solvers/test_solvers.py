@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.functional import Functional
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
 
 import energynet as en
+from helpers.functional import Functional
 
 F64 = torch.float64
 SIZES = (2, 3, 2)
@@ -112,7 +112,9 @@ def test_one_exact_sweep_minimises_a_variable_given_the_rest() -> None:
 def test_momentum_takes_fewer_sweeps_where_sweeps_are_slow() -> None:
     energy = Layers(chain(5, margin=0.01), **{n: en.Real(k) for n, k in zip(NAMES, SIZES, strict=True)})
     clamp = {"f": torch.ones(1, 7, dtype=F64)}
-    plain, fast = (en.settle(energy, clamp=clamp, solver=SOLVERS[s], max_steps=9000) for s in ("block", "momentum"))
+    plain, fast = (
+        en.settle(energy, clamp=clamp, solver=SOLVERS[s], max_steps=9000) for s in ("block", "momentum")
+    )
     assert int(fast.steps) < int(plain.steps)
     assert join(fast) == pytest.approx(join(plain), abs=1e-6)
 

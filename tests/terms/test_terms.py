@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.functional import autograd_force, traced_force
 
 import energynet as en
 from energynet.terms import Bilinear, Field, Leak
+from helpers.functional import autograd_force, traced_force
 
 F64 = torch.float64
 SHAPES = [(), (3,), (2, 3), (1, 2, 2)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.functional import Functional, autograd_force, traced_force
 from torch import Tensor, nn
 
 import energynet as en
+from helpers.functional import Functional, autograd_force, traced_force
 
 
 def check(energy: en.Energy, *sizes: int, shape: tuple[int, ...] = (4,)) -> None:

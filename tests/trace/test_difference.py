@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from helpers.functional import Functional
 from torch import Tensor, nn
 
 import energynet as en
 from energynet.rules.base import Phase
 from energynet.rules.contrast import contrast
+from helpers.functional import Functional
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,10 @@ def test_it_is_the_difference_of_two_gradients(style: str, weight: str) -> None:
     energy = build(style, torch.float64)
     plus, minus = pair(0.5, torch.float64)
     each = torch.linspace(-1, 2, 8, dtype=torch.float64) if weight == "samples" else 2.5
-    phases = [Phase(each, energy, solution_at(energy, plus)), Phase(-each, energy, solution_at(energy, minus))]
+    phases = [
+        Phase(each, energy, solution_at(energy, plus)),
+        Phase(-each, energy, solution_at(energy, minus)),
+    ]
     found = contrast(phases)
     first, second = plain(energy, plus, each), plain(energy, minus, each)
     assert set(found) == set(first)
@@ -129,4 +132,6 @@ def test_phases_of_two_energies_are_refused() -> None:
     first, second = build("bilinear", torch.float64), build("bilinear", torch.float64)
     plus, minus = pair(0.5, torch.float64)
     with pytest.raises(ValueError, match="one energy"):
-        contrast([Phase(1.0, first, solution_at(first, plus)), Phase(-1.0, second, solution_at(second, minus))])
+        contrast(
+            [Phase(1.0, first, solution_at(first, plus)), Phase(-1.0, second, solution_at(second, minus))]
+        )

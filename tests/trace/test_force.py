@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from helpers.functional import Functional, autograd_force
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 import energynet as en
+from helpers.functional import Functional, autograd_force
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from helpers.functional import Functional
 from torch import Tensor, nn
 
 import energynet as en
 from energynet.energy import forces
 from energynet.trace import Environment, Kernel, Program, Spec, parameters_of
+from helpers.functional import Functional
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,9 +95,7 @@ def test_taking_samples_equals_computing_for_them(function: Callable[..., Tensor
     for index in ([3], [0, 5, 2], [1, 1, 1, 4, 4, 0, 2, 3], []):
         rows = torch.tensor(index, dtype=torch.int64)
         taken = {name: value[rows] for name, value in state.items()}
-        once = Environment(
-            {**parameters_of(energy), **{name: taken[name] for name in known}}, len(index)
-        )
+        once = Environment({**parameters_of(energy), **{name: taken[name] for name in known}}, len(index))
         arguments = [taken[name] for name in free]
         found = kernel.bind(whole.take(rows))(*arguments)
         expected = kernel.bind(once)(*arguments)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from helpers.functional import Functional
 from torch import Tensor
 
 import energynet as en
 from energynet.flow import GradientFlow, MirrorFlow
 from energynet.forces import TracedForces
+from helpers.functional import Functional
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def flow(energy: en.Energy, batch: int = 3, **clamp: Tensor) -> GradientFlow:
     torch.manual_seed(0)
     state = {
-        n: torch.rand(batch, *v.shape, dtype=torch.float64) for n, v in energy.variables.items() if n not in clamp
+        n: torch.rand(batch, *v.shape, dtype=torch.float64)
+        for n, v in energy.variables.items()
+        if n not in clamp
     }
     return GradientFlow(energy.double(), clamp, state)
 
@@ -101,7 +103,9 @@ def test_curvatures_are_the_diagonal_of_the_hessian(kind: str) -> None:
     s = point.start["s"]
     rows = [
         torch.autograd.functional.hessian(
-            lambda one, i=i: energy.energy(s=one.unsqueeze(0), t=point.conditioned.clamp["t"][i : i + 1]).sum(),
+            lambda one, i=i: energy.energy(
+                s=one.unsqueeze(0), t=point.conditioned.clamp["t"][i : i + 1]
+            ).sum(),
             s[i],
         )
         for i in range(3)

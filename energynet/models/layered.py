@@ -71,6 +71,8 @@ class LayeredHopfield(Composite):
         super().__init__(**variables)
         pairs = [*pairwise(names), *(_skip(pair, names) for pair in skips)]
         self.activation = activation
+        if len(set(pairs)) < len(pairs):
+            raise ValueError(f"LayeredHopfield: a skip is given twice in {pairs[len(names) - 1 :]}")
         self.couplings = nn.ModuleDict(
             {f"{a}_{b}": Bilinear(a, b, **{a: variables[a], b: variables[b]}) for a, b in pairs}
         )

@@ -169,5 +169,5 @@ class EquilibriumPropagation(LearningRule):
             return [Phase(1 / beta, energy, settle(beta)), Phase(-1 / beta, energy, free)]
         like = nudged.like
         coin = torch.rand(len(like), generator=self.generator, device=like.device, dtype=like.dtype)
-        strength = torch.where(coin < 0.5, -beta, beta).to(like.dtype)
+        strength = beta * torch.where(coin < 0.5, -1.0, 1.0).to(like.dtype)
         return [Phase(1 / strength, energy, settle(strength)), Phase(-1 / strength, energy, free)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import energynet as en
 import torch
-from energynet.rules.base import LearningRule
 from torch import Tensor, nn
+
+import energynet as en
+from energynet.rules.base import LearningRule
 
 
 class Spring(en.Energy):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import energynet as en
 from torch import Tensor, nn
+
+import energynet as en
 
 
 class Tiny(en.Energy):

@@ -18,7 +18,7 @@ RULES: dict[str, Any] = {
     "one-sided": lambda e: en.EquilibriumPropagation(e, COST, 0.01, "one-sided"),
     "implicit": lambda e: en.ImplicitDifferentiation(e, COST),
     "unrolled": lambda e: en.Unrolled(e, COST, 20),
-    "hebbian": lambda e: en.ContrastiveHebbian(e),
+    "hebbian": en.ContrastiveHebbian,
 }
 
 

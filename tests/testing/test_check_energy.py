@@ -5,15 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-import energynet as en
 import pytest
 import torch
+from hypothesis import given, settings
+
+import energynet as en
 from energynet.errors import EagerFallback
 from energynet.testing import LAWS, ConformanceError, check_energy
 from energynet.testing import strategies as sts
 from helpers import faults
 from helpers.tiny import Tiny
-from hypothesis import given, settings
 
 ALL = [law.name for law in LAWS]
 

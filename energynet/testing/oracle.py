@@ -65,6 +65,7 @@ def agree(
     scale
         A scale below which differences are rounding.
     """
+    got, expected = got.detach(), expected.detach()
     if got.shape != expected.shape:
         raise Violation(where, expected=f"shape {tuple(expected.shape)}", got=tuple(got.shape), hint=hint)
     finite = expected[expected.isfinite()]

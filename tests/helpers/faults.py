@@ -109,6 +109,28 @@ class WrongForce(Spring):
         return {name: right[name] for name in wrt}
 
 
+class Uphill(Spring):
+    """The force on r has the wrong sign."""
+
+    def force(self, state: en.State, wrt: Sequence[str]) -> en.State:
+        wrong = {
+            "s": state["r"] @ self.weight - state["s"],
+            "r": state["r"] - state["s"] @ self.weight.T,
+        }
+        return {name: wrong[name] for name in wrt}
+
+
+class TwiceDriven(Spring):
+    """The coupling counts twice in the force on r, so it rests where the energy has a slope."""
+
+    def force(self, state: en.State, wrt: Sequence[str]) -> en.State:
+        wrong = {
+            "s": state["r"] @ self.weight - state["s"],
+            "r": 2 * state["s"] @ self.weight.T - state["r"] + 0.1,
+        }
+        return {name: wrong[name] for name in wrt}
+
+
 class RightForce(Spring):
     def force(self, state: en.State, wrt: Sequence[str]) -> en.State:
         right = {
@@ -116,19 +138,6 @@ class RightForce(Spring):
             "r": state["s"] @ self.weight.T - state["r"],
         }
         return {name: right[name] for name in wrt}
-
-
-class NumberInside(Spring):
-    """Takes a number out of a parameter when it is made, and never again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.tensor(0.5))
-        self.cache: dict[str, float] = {}
-
-    def energy(self, s: Tensor, r: Tensor) -> Tensor:
-        gain = self.cache.setdefault("gain", float(self.gain.detach()))
-        return super().energy(s, r) + gain * s.sum(-1)
 
 
 class SkipsATerm(en.terms.Leak):
@@ -146,7 +155,7 @@ class Branching(en.Energy):
         self.scale = nn.Parameter(torch.tensor(1.5))
 
     def energy(self, s: Tensor) -> Tensor:
-        each = [self.scale * v.square().sum() if float(v.sum()) > 0 else v.square().sum() for v in s]
+        each = [self.scale * v.square().sum() if float(v.detach().sum()) > 0 else v.square().sum() for v in s]
         return torch.stack(each)
 
 

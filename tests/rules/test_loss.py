@@ -132,7 +132,7 @@ def test_missing_and_unknown_data_are_named(name: str) -> None:
         rule(**{n: v for n, v in batch.items() if n != missing})
     with pytest.raises(en.StateError, match=r"'z'.*'x', 'h1', 'y'"):
         rule(**batch, z=batch["x"])
-    with pytest.raises(en.StateError, match="'x'.*finite"):
+    with pytest.raises(en.StateError, match=r"'x'.*finite"):
         rule(**{**batch, "x": batch["x"] * torch.nan})
 
 

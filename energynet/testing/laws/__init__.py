@@ -23,10 +23,10 @@ LAWS: tuple[Law, ...] = (
     energy_is_pure,
     terms_sum_to_the_energy,
     energies_are_independent,
+    force_override_is_the_gradient,  # before the laws that compare forces: it tells where the fault is
     state_dict_round_trip,
     deepcopy_survives,
     pickle_survives,
-    force_override_is_the_gradient,
     force_is_the_gradient,
     conditioning_changes_nothing,
     force_follows_the_parameters,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from energynet import track
 from energynet.track import Run, RunError, check_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CONFIG = {"dataset": "none", "hidden": [3], "epochs": 3}
 

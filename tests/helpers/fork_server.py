@@ -1,12 +1,13 @@
 """Runs the command line in children that can be killed, and imports torch only once.
 
-Every line of the input is a JSON object: ``args``, and ``kill_after`` (seconds) or ``die_at`` (the number of the
-operation on files of `energynet.track` at which the child kills itself, half way through if it is a
+Every line of the input is a JSON object: ``args``, and ``kill_after`` (seconds) or ``die_at`` (the number of
+the operation on files of `energynet.track` at which the child kills itself, half way through if it is a
 write). Every line of the output is the exit status, negative for a signal, and the seconds it took.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -14,7 +15,9 @@ import sys
 import time
 from typing import Any
 
-from energynet import cli, track
+import torch
+
+from energynet import EquilibriumPropagation, SquaredError, cli, data, models, track
 
 
 class Mortal:
@@ -54,7 +57,19 @@ def child(request: dict[str, Any]) -> None:
         os._exit(code)
 
 
+def warm_up() -> None:
+    """Load what children would each load again: scikit-learn, and what torch imports at the first trace."""
+    data.digits()
+    importlib.import_module("tyro")
+    model = models.LayeredHopfield([2, 2, 1])
+    EquilibriumPropagation(model, SquaredError("y"), 0.1)(
+        x=torch.ones(1, 2), target=torch.ones(1, 1)
+    ).backward()
+    torch.optim.Adam(model.parameters()).step()
+
+
 def main() -> None:
+    warm_up()
     for line in sys.stdin:
         request = json.loads(line)
         start = time.monotonic()
@@ -65,7 +80,8 @@ def main() -> None:
             time.sleep(request["kill_after"])
             os.kill(pid, signal.SIGKILL)  # it is not reaped yet, so the id is still its own
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        print(json.dumps([status, time.monotonic() - start]), flush=True)
+        sys.stdout.write(json.dumps([status, time.monotonic() - start]) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

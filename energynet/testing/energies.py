@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from energynet.energy import Energy
+from energynet.energy import Conditioned, Energy
 from energynet.testing.laws import LAWS, Law
 from energynet.testing.report import ConformanceError, NotApplicable, Outcome, Report, Violation
 from energynet.testing.subject import Subject
@@ -61,6 +61,11 @@ def check_energy(
     """
     if not isinstance(model, Energy):
         raise TypeError(f"check_energy: expected an Energy, got {type(model).__name__}")
+    if isinstance(model, Conditioned):
+        raise TypeError(
+            "check_energy: a conditioned energy has the batch of its clamp, so its batch cannot be varied; "
+            "check the energy that was conditioned, which is its attribute base"
+        )
     report = Report(f"{model} in {dtype}")
     subject = Subject.of(model, dtype, declare)
     for law in select(laws):

@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from energynet.energy import Conditioned, Energy
+from energynet.energy import Energy
 from energynet.state import State
 from energynet.testing.oracle import slope
 from energynet.testing.report import NotApplicable
@@ -119,11 +119,7 @@ class Subject:
 
 def converted(model: Energy, dtype: torch.dtype) -> Energy:
     """A deep copy in a dtype, without gradients; plain tensor attributes are converted as well."""
-    clone = copy.deepcopy(model)
-    if isinstance(clone, Conditioned):
-        held = {n: v.to(dtype) if v.is_floating_point() else v for n, v in clone.clamp.items()}
-        return converted(clone.base, dtype).condition(**held)
-    clone = clone.to(dtype)
+    clone = copy.deepcopy(model).to(dtype)
     for holder, key, value in hidden_tensors(clone):
         if value.is_floating_point():
             put(holder, key, value.detach().to(dtype).requires_grad_(value.requires_grad))
@@ -139,7 +135,7 @@ def hidden_tensors(module: nn.Module) -> Iterator[tuple[Any, Any, Tensor]]:
     """
     for part in module.modules():
         for name, value in list(vars(part).items()):
-            if name in _INTERNAL or (isinstance(part, Conditioned) and name == "clamp"):
+            if name in _INTERNAL:
                 continue
             if isinstance(value, Tensor):
                 yield part, name, value

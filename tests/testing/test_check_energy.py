@@ -205,6 +205,8 @@ def test_local_class_cannot_be_pickled_and_is_skipped() -> None:
 def test_wrong_arguments_say_what_was_expected() -> None:
     with pytest.raises(TypeError, match="expected an Energy, got Linear"):
         check_energy(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="check the energy that was conditioned"):
+        check_energy(Tiny(2, 2, 2).condition(x=torch.ones(1, 2)))
     with pytest.raises(ValueError, match="no law is called 'gravity'"):
         check_energy(Tiny(2, 2, 2), laws=["gravity"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from energynet.energy import Conditioned, Energy
+from energynet.energy import Energy
 from energynet.settle import flow_of
 from energynet.state import State
 from energynet.testing.laws.law import law
@@ -20,9 +20,7 @@ def force_override_is_the_gradient(subject: Subject, data: st.DataObject) -> Non
     subject.require_shapes()
     subject.require_smooth()
     candidates = {id(e): e for e in (subject.model, *(part for _, part in subject.model.parts()))}
-    overriding = [
-        e for e in candidates.values() if type(e).force is not Energy.force and not isinstance(e, Conditioned)
-    ]
+    overriding = [e for e in candidates.values() if type(e).force is not Energy.force]
     if not overriding:
         raise NotApplicable("no term overrides force")
     state = subject.state(data)

@@ -50,10 +50,10 @@ format: $(STAMP)  ## Put the style right
 	$(BIN)/ruff format .
 
 demo: $(STAMP)  ## Learn handwritten digits; look into runs/demo
-	$(BIN)/energynet run digits --name demo
+	$(BIN)/energynet run digits --name demo --overwrite
 
 bench: $(STAMP)  ## Compare speeds within one run
-	$(BIN)/pytest benchmarks --benchmark-only
+	$(BIN)/pytest benchmarks --benchmark-only -n 0 -o python_functions="bench_*" --benchmark-disable-gc -q
 
 clean:  ## Remove what can be made again, .venv too; keeps runs/
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .benchmarks

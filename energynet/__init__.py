@@ -1,12 +1,16 @@
 """energynet: energy-based models as scalar functions of named variables, settled by generic solvers."""
 
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
 from energynet import models, terms
 from energynet.cost import Cost, CrossEntropy, SquaredError
-from energynet.energy import Energy, State, Sum
+from energynet.energy import Energy, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
 from energynet.flow import Flow, GradientFlow, MirrorFlow, Partial
 from energynet.link import Link, Sigmoid, Tanh
 from energynet.rules import (
+    Backprop,
     ContrastiveHebbian,
     EquilibriumPropagation,
     ImplicitDifferentiation,
@@ -14,8 +18,64 @@ from energynet.rules import (
     Phase,
     Unrolled,
 )
-from energynet.settle import Never, Solution, Stationary, Status, Until, settle
+from energynet.settle import Solution, settle
 from energynet.solvers import BlockDescent, Euler, Heun, RungeKutta4, Solver
+from energynet.state import State
+from energynet.stopping import Never, Stationary, Status, Until
 from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Variable
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Backprop",
+    "Bit",
+    "BlockDescent",
+    "ContrastiveHebbian",
+    "Cost",
+    "CrossEntropy",
+    "EagerFallback",
+    "Energy",
+    "EquilibriumPropagation",
+    "Euler",
+    "Flow",
+    "GradientFlow",
+    "Heun",
+    "ImplicitDifferentiation",
+    "Interval",
+    "LearningRule",
+    "Link",
+    "MirrorFlow",
+    "Never",
+    "NonNegative",
+    "Partial",
+    "Phase",
+    "Real",
+    "RungeKutta4",
+    "SettlingError",
+    "Sigmoid",
+    "Solution",
+    "Solver",
+    "Spin",
+    "SquaredError",
+    "State",
+    "StateError",
+    "Stationary",
+    "Status",
+    "Sum",
+    "Tanh",
+    "TraceError",
+    "Unit",
+    "Unrolled",
+    "Until",
+    "Variable",
+    "__version__",
+    "models",
+    "settle",
+    "terms",
+]
+
+
+def __getattr__(name: str) -> _Any:
+    if name == "testing":  # imported when it is used, for it needs hypothesis
+        return _import_module("energynet.testing")
+    raise AttributeError(f"module 'energynet' has no attribute {name!r}")

@@ -79,8 +79,8 @@ class SquaredError(Cost):
         super().check_values(state)
         if TARGET in state and not state[TARGET].is_floating_point():
             raise StateError(
-                f"variable {TARGET!r}: SquaredError expects a floating tensor shaped like {self.output!r}, got "
-                f"{state[TARGET].dtype} of shape {tuple(state[TARGET].shape)}{self._hint(state[TARGET])}"
+                f"variable {TARGET!r}: SquaredError expects a floating tensor shaped like {self.output!r}, "
+                f"got {state[TARGET].dtype} of shape {tuple(state[TARGET].shape)}{self._hint(state[TARGET])}"
             )
 
 
@@ -100,7 +100,8 @@ class CrossEntropy(Cost):
     def _check_shape(self, output: Tensor, target: Tensor) -> None:
         if output.ndim != 2:
             raise StateError(
-                f"variable {self.output!r}: CrossEntropy expects shape (batch, classes), got {tuple(output.shape)}"
+                f"variable {self.output!r}: CrossEntropy expects shape (batch, classes), "
+                f"got {tuple(output.shape)}"
             )
         if target.is_floating_point():
             super()._check_shape(output, target)
@@ -119,8 +120,9 @@ class CrossEntropy(Cost):
             total = target.flatten(1).sum(1)
             if bool((target < 0).any()) or bool(((total - 1).abs() > 1e-3).any()):
                 raise StateError(
-                    f"variable {TARGET!r}: expected probabilities that are non-negative and sum to 1 for each "
-                    f"sample, got values from {target.min().item():g} and sums up to {total.max().item():g}"
+                    f"variable {TARGET!r}: expected probabilities that are non-negative and sum to 1 for "
+                    f"each sample, got values from {target.min().item():g} and sums up to "
+                    f"{total.max().item():g}"
                 )
             return
         if target.dtype != torch.int64:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor, nn
 
+from energynet.derivation import Derivation, forces, weighted
 from energynet.errors import StateError, TraceError
 from energynet.link import Link
 from energynet.programs import note_fallback, program_of, signature
+from energynet.state import State, check_state, merged
 from energynet.trace import Environment, parameters_of
-from energynet.variable import Variable, check_agreement, merge
+from energynet.variable import Variable
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-State = dict[str, Tensor]
 
 
 class Energy(nn.Module):
@@ -123,6 +124,14 @@ class Energy(nn.Module):
         """The energies that this one is a weighted sum of; itself where it is not a sum."""
         return ((1.0, self),)
 
+    def derivation(self, links: Mapping[str, Link]) -> Derivation:
+        """Where the force comes from, if the variables in ``links`` are given by their potentials."""
+        return Derivation.AUTOGRAD if type(self).force is Energy.force else Derivation.CLOSED
+
+    def potential_force(self, potential: Tensor, value: Tensor) -> Tensor:
+        """The force on the only variable, from its potential; where `derivation` says so."""
+        raise NotImplementedError(f"{type(self).__name__} has no force in terms of a potential")
+
     @final
     def check(self, state: Mapping[str, Tensor], *, partial: bool = False) -> None:
         """Raise `StateError` unless the state fits the declared variables.
@@ -134,23 +143,8 @@ class Energy(nn.Module):
         partial
             Whether some variables may be missing.
         """
-        for name in state:
-            if name not in self.variables:
-                raise StateError(
-                    f"{type(self).__name__} has no variable {name!r}; its variables are "
-                    f"{', '.join(map(repr, self.variables))}"
-                )
-        missing = [name for name in self.variables if name not in state]
-        if missing and not partial:
-            raise StateError(
-                f"{type(self).__name__}: no value for {', '.join(map(repr, missing))} in the state"
-            )
-        for name, value in state.items():
-            self.variables[name].check_shape(name, value)
         reference = next((p for p in self.parameters() if p.is_floating_point()), None)
-        check_agreement(self.variables, state, reference)  # before values, which another device cannot show
-        for name, value in state.items():
-            self.variables[name].check_values(name, value)
+        check_state(type(self).__name__, self.variables, state, reference, partial=partial)
         self.check_values(state)
 
     def check_values(self, state: Mapping[str, Tensor]) -> None:
@@ -207,9 +201,13 @@ class LinkTerm(Energy):
     variable: str
     link: Link | None
 
+    def derivation(self, links: Mapping[str, Link]) -> Derivation:
+        linked = self.link is not None and links.get(self.variable) == self.link
+        return Derivation.POTENTIAL if linked else super().derivation(links)
+
+    @abstractmethod
     def potential_force(self, potential: Tensor, value: Tensor) -> Tensor:
         """Minus the gradient of this term with respect to the value, from the potential."""
-        raise NotImplementedError
 
 
 class Composite(Energy):
@@ -228,15 +226,6 @@ class Composite(Energy):
             part.check_values({name: state[name] for name in part.variables if name in state})
 
 
-def merged(energies: Iterable[Energy]) -> dict[str, Variable]:
-    """The variables of a sum of energies."""
-    variables: dict[str, Variable] = {}
-    for energy in energies:
-        for name, variable in energy.variables.items():
-            variables[name] = merge(name, variables[name], variable) if name in variables else variable
-    return variables
-
-
 @final
 class Sum(Composite):
     """The sum of energies; a variable that several of them name is one variable."""
@@ -245,7 +234,7 @@ class Sum(Composite):
         energies = list(energies)
         if any(isinstance(energy, Conditioned) for energy in energies):
             raise TypeError("Sum: add conditioned energies with +, which conditions their sum")
-        super().__init__(**merged(energies))
+        super().__init__(**merged(energy.variables for energy in energies))
         self.energies = nn.ModuleList(energies)
 
     def parts(self) -> tuple[tuple[float, Energy], ...]:
@@ -289,19 +278,6 @@ def total(energies: Sequence[Energy]) -> Energy:
     return Sum(bases).condition(**clamp) if clamp else Sum(bases)
 
 
-def weighted(parts: Iterable[tuple[float, Energy]], state: Mapping[str, Tensor]) -> Tensor:
-    """The weighted sum of energies at a state that may hold more than each of them needs."""
-    total: Tensor | None = None
-    for factor, part in parts:
-        value = part.energy(**{name: state[name] for name in part.variables})
-        if factor != 1:
-            value = factor * value
-        total = value if total is None else total + value
-    if total is None:
-        raise ValueError("a sum of energies needs at least one")
-    return total
-
-
 @final
 class Conditioned(Energy):
     """An energy with some of its variables held at a value; an energy of the others.
@@ -315,12 +291,15 @@ class Conditioned(Energy):
     """
 
     def __init__(self, base: Energy, clamp: Mapping[str, Tensor], parent: Conditioned | None = None) -> None:
+        own = dict(clamp)
         if isinstance(base, Conditioned):
             parent, clamp, base = base, {**base.clamp, **clamp}, base.base
-        base.check(clamp, partial=True)
+        base.check(own, partial=True)
+        base.check_values(clamp)
         super().__init__(**{name: v for name, v in base.variables.items() if name not in clamp})
         self.base = base
         self.clamp = dict(clamp)
+        self._own = own
         self._parent = parent
         self._environment: Environment | None = None
         self._versions: tuple[tuple[int, int], ...] = ()
@@ -356,21 +335,36 @@ class Conditioned(Energy):
         Made anew when a parameter has changed since, and where ``fresh``, which is how gradients flow to
         the parameters through it.
         """
-        tensors = parameters_of(self.base)
         if fresh:
-            return Environment({**tensors, **self.clamp}, batch)
-        versions = _versions(tensors)
-        if self._environment is None or self._environment.batch != batch or self._versions != versions:
-            parent = None
-            if self._parent is not None and all(len(v) == batch for v in self.clamp.values()):
-                parent = self._parent.environment(batch)
-            self._environment = Environment({**tensors, **self.clamp}, batch, parent)
-            self._versions = versions
+            return Environment({**parameters_of(self.base), **self.clamp}, batch)
+        made = self._environment
+        if self._parent is not None:
+            parent = self._parent.environment(batch)
+            if made is None or made.parent is not parent:
+                self._environment = Environment(self._own, batch, parent)
+        else:
+            tensors = parameters_of(self.base)
+            versions = _versions(tensors)
+            if made is None or made.batch != batch or self._versions != versions:
+                self._environment = Environment({**tensors, **self.clamp}, batch)
+                self._versions = versions
+        assert self._environment is not None
         return self._environment
+
+    def rebind(self, clamp: Mapping[str, Tensor]) -> Conditioned:
+        """Other values for the variables that were clamped last; they are not checked."""
+        twin = object.__new__(Conditioned)
+        twin.__dict__.update(self.__dict__)
+        twin._own = {**self._own, **clamp}
+        twin.clamp = {**self.clamp, **clamp}
+        twin._environment = None
+        return twin
 
     def check_unchanged(self) -> None:
         """Raise if a parameter has changed since the environment was made."""
-        if self._environment is not None and self._versions != _versions(parameters_of(self.base)):
+        if self._parent is not None:
+            self._parent.check_unchanged()
+        elif self._environment is not None and self._versions != _versions(parameters_of(self.base)):
             raise RuntimeError(
                 "the parameters have changed since settling, so the energy and the residual of this solution "
                 "are gone; read them before the optimiser's step"
@@ -382,60 +376,3 @@ class Conditioned(Energy):
 
 def _versions(tensors: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
     return tuple((t.data_ptr(), t._version) for t in tensors.values() if not t.is_inference())
-
-
-def forces(
-    energy: Energy, free: Sequence[str], links: Mapping[str, Link] | None = None
-) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    """The function from a point to its energy and to the force on each free variable.
-
-    Parameters
-    ----------
-    energy
-        Of every variable.
-    free
-        Variables whose force is wanted.
-    links
-        Variables that are given by their potential u; their force is -dE/da at a = link(u).
-
-    Returns
-    -------
-    callable
-        From a dict of tensors to a dict with ``"energy"`` and ``"force NAME"`` for each name in ``free``.
-    """
-    links = links or {}
-    smooth: list[tuple[float, Energy]] = []
-    closed: list[tuple[float, Energy]] = []
-    linked: list[tuple[float, LinkTerm]] = []
-    for factor, part in energy.parts():
-        if isinstance(part, LinkTerm) and part.link is not None and links.get(part.variable) == part.link:
-            linked.append((factor, part))
-        elif type(part).force is Energy.force:
-            smooth.append((factor, part))
-        else:
-            closed.append((factor, part))
-
-    def function(point: dict[str, Tensor]) -> dict[str, Tensor]:
-        state = {name: links[name].value(v) if name in links else v for name, v in point.items()}
-        total = {name: torch.zeros_like(state[name]) for name in free}
-        if smooth:
-            fixed = {name: value for name, value in state.items() if name not in total}
-
-            def scalar(moving: dict[str, Tensor]) -> Tensor:
-                return weighted(smooth, {**fixed, **moving}).sum()
-
-            slopes = torch.func.grad(scalar)({name: state[name] for name in free})
-            total = {name: total[name] - slopes[name] for name in free}
-        for factor, part in closed:
-            names = [name for name in free if name in part.variables]
-            given = part.force({name: state[name] for name in part.variables}, names)
-            total.update({name: total[name] + factor * given[name] for name in names})
-        for factor, part in linked:
-            name = part.variable
-            if name in total:
-                total[name] = total[name] + factor * part.potential_force(point[name], state[name])
-        result = {f"force {name}": value for name, value in total.items()}
-        result["energy"] = weighted(energy.parts(), state)
-        return result
-
-    return function

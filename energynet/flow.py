@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
-from energynet.energy import Energy, State
+from energynet.energy import Energy
 from energynet.errors import SettlingError, StateError, TraceError
 from energynet.forces import EagerForces, Forces, forces_of
 from energynet.link import Link
 from energynet.programs import note_fallback
+from energynet.state import State
 from energynet.variable import Continuous, Variable, rows
 
 if TYPE_CHECKING:
@@ -254,14 +255,27 @@ class EnergyFlow(Flow):
 
     def differentiable(self) -> EnergyFlow:
         """The same flow with an autograd graph from the clamp and the parameters to every velocity."""
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
+        twin = object.__new__(self.__class__)
+        vars(twin).update(vars(self))
         twin.forces = self._forces(differentiable=True)
         return twin
 
+    def rebind(self, start: State, **clamp: Tensor) -> EnergyFlow:
+        """The same flow from another point, with other values for variables clamped last.
+
+        For phases that differ in one number, such as the strength of a nudge: nothing that depends on the
+        rest is computed again. The values are not checked.
+        """
+        twin = object.__new__(self.__class__)
+        vars(twin).update(vars(self))
+        twin.conditioned = self.conditioned.rebind(clamp)
+        twin.forces = self.forces.rebind(twin.conditioned)
+        twin.start = start
+        return twin
+
     def take(self, index: Tensor) -> EnergyFlow:
-        taken = object.__new__(type(self))
-        taken.__dict__.update(self.__dict__)
+        taken = object.__new__(self.__class__)
+        vars(taken).update(vars(self))
         taken.forces = self.forces.take(index)
         taken.held = {name: mask.index_select(0, index) for name, mask in self.held.items()}
         taken._exactly = {name: value.index_select(0, index) for name, value in self._exactly.items()}

@@ -11,11 +11,22 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energynet.energy import Conditioned, State, forces, usable
+from energynet.derivation import forces
+from energynet.energy import Conditioned, Energy, usable
 from energynet.errors import TraceError
 from energynet.link import Link
 from energynet.programs import program_of, signature
-from energynet.trace import BoundKernel, Environment, Program, Traced, curvature, dependence
+from energynet.state import State
+from energynet.trace import (
+    BoundKernel,
+    Combination,
+    Environment,
+    Kernel,
+    Program,
+    Traced,
+    curvature,
+    dependence,
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,22 @@ class Block:
         return self.exact + self.separable + self.coupled
 
 
+@dataclass(frozen=True, eq=False)
+class Curvature:
+    """The second derivative of the energy in each unit, where it does not depend on the unit.
+
+    Attributes
+    ----------
+    value
+        One number, or one for each unit.
+    convex
+        Whether it is positive everywhere.
+    """
+
+    value: Tensor | float
+    convex: bool
+
+
 class Forces(ABC):
     """The force -dE/ds on the free variables of a conditioned energy, at a point of potentials.
 
@@ -48,12 +75,17 @@ class Forces(ABC):
     ----------
     free
         Names of the free variables, in the order of the arguments.
-    blocks
-        A partition of them into blocks.
+    work
+        About how many multiplications one evaluation takes for each sample.
     """
 
     free: tuple[str, ...]
-    blocks: tuple[Block, ...]
+    work: int
+
+    @property
+    @abstractmethod
+    def blocks(self) -> tuple[Block, ...]:
+        """A partition of the free variables into blocks."""
 
     @abstractmethod
     def force(self, point: State) -> State:
@@ -68,138 +100,112 @@ class Forces(ABC):
         """For each exact variable of a block its field, the force at zero; for each other one its force."""
 
     @abstractmethod
-    def block_curvature(self, number: int, point: State) -> tuple[Tensor | float, ...]:
-        """The second derivative in each unit, for the exact and the separable variables of a block."""
+    def exact(self, number: int) -> tuple[Curvature, ...]:
+        """The curvature of each exact variable of a block."""
 
     @abstractmethod
-    def convex(self, name: str) -> bool:
-        """Whether the energy is convex in each unit of an exact variable."""
+    def separable(self, number: int, point: State) -> tuple[Tensor, ...]:
+        """The second derivative of the energy in each unit of each separable variable of a block."""
 
     @abstractmethod
     def take(self, index: Tensor) -> Forces:
         """The forces on the samples of ``index``."""
 
+    @abstractmethod
+    def rebind(self, conditioned: Conditioned) -> Forces:
+        """The same forces under other values of the clamp."""
 
-@final
-class TracedForces(Forces):
-    """Forces by the kernels of a trace.
 
-    Raises
-    ------
-    TraceError
-        If the energy cannot be traced.
-    """
+class _Dynamics:
+    """What the trace of a flow tells, whatever the values of its inputs."""
 
-    def __init__(
-        self,
-        program: Program,
-        conditioned: Conditioned,
-        links: Mapping[str, Link],
-        environment: Environment,
-    ) -> None:
-        self.free = tuple(conditioned.variables)
+    def __init__(self, program: Program, energy: Energy, free: tuple[str, ...], links: Mapping[str, Link]):
         self._program = program
-        self._environment = environment
-        self._conditioned = conditioned
-        self._links = dict(links)
-        self._key = ("flow", self.free, tuple(links.items()))
-        self._function = forces(conditioned.base, self.free, links)
-        self._bound: dict[object, BoundKernel] = {}
-        self._convex: dict[str, bool] = {}
-        self._force_names = [f"force {name}" for name in self.free]
-        self.blocks = self._structure()
+        self._key = ("flow", free, tuple(links.items()))
+        self._function = forces(energy, free, links)
+        self.free = free
+        self.rates: dict[str, Combination] = {}
+        self.force = self._kernel([f"force {name}" for name in free])
+        self.energy = self._kernel(["energy"])
+        self._block: dict[int, Kernel] = {}
 
-    def _kernel(self, outputs: Sequence[str], zero: Sequence[str] = ()) -> BoundKernel:
-        key = (tuple(outputs), tuple(zero))
-        if key not in self._bound:
-            kernel = self._program.kernel(self._key, self._function, outputs, self.free, zero)
-            self._bound[key] = kernel.bind(self._environment)
-        return self._bound[key]
+    def _kernel(self, outputs: Sequence[str], zero: Sequence[str] = ()) -> Kernel:
+        return self._program.kernel(self._key, self._function, outputs, self.free, zero)
 
-    def _arguments(self, point: State) -> list[Tensor]:
-        return [point[name] for name in self.free]
+    def block(self, number: int) -> Kernel:
+        """The fields of the exact variables, the forces on the others."""
+        if number not in self._block:
+            block = self.blocks[number]
+            self._block[number] = self._kernel([f"force {name}" for name in block.names], block.exact)
+        return self._block[number]
 
-    def force(self, point: State) -> State:
-        results = self._kernel(self._force_names)(*self._arguments(point))
-        return dict(zip(self.free, results, strict=True))
+    def separable(self, number: int) -> Kernel:
+        """The curvature of the separable variables."""
+        return self._curvature_kernel(self.blocks[number].separable)
 
-    def energy(self, point: State) -> Tensor:
-        return self._kernel(["energy"])(*self._arguments(point))[0]
+    def _curvature_kernel(self, names: tuple[str, ...]) -> Kernel:
+        function = self._function
 
-    def block(self, number: int, point: State) -> tuple[Tensor, ...]:
-        block = self.blocks[number]
-        kernel = self._kernel([f"force {name}" for name in block.names], block.exact)
-        return kernel(*self._arguments(point))
+        def second(point: State) -> State:
+            result = {}
+            for name in names:
+
+                def total(moving: Tensor, name: str = name) -> Tensor:
+                    return function({**point, name: moving})[f"force {name}"].sum()
+
+                result[name] = -torch.func.grad(total)(point[name])
+            return result
+
+        return self._program.kernel((*self._key, "curvature", names), second, names, self.free)
+
+    def _curvature_traces(self, name: str) -> bool:
+        """Whether the second derivative can be traced; torch fixes the size of the batch in that of abs."""
+        try:
+            self._curvature_kernel((name,))
+        except TraceError:
+            return False
+        return True
 
     @cached_property
-    def _exact_curvature(self) -> dict[str, Tensor | float]:
-        result: dict[str, Tensor | float] = {}
+    def blocks(self) -> tuple[Block, ...]:
+        """The colours of the graph of couplings, each with its variables by kind."""
         traced = self._program.traced(self._key, self._function)
-        for name in self.free:
-            rate = curvature(traced, f"force {name}", name)
-            if rate is not None:
-                result[name] = (
-                    rate.constant if rate.uniform else self._environment.get(traced.builder.node(rate))
-                )
-        return result
+        blocks = []
+        for group in _colour(traced, self.free):
+            kinds: dict[str, list[str]] = {"exact": [], "separable": [], "coupled": []}
+            for name in group:
+                output = f"force {name}"
+                if dependence(traced, output, name) == "mixed":
+                    kinds["coupled"].append(name)
+                    continue
+                rate = curvature(traced, output, name)
+                if rate is not None:
+                    kinds["exact"].append(name)
+                    self.rates[name] = rate
+                elif self._curvature_traces(name):
+                    kinds["separable"].append(name)
+                else:
+                    kinds["coupled"].append(name)
+            blocks.append(Block(*(tuple(kinds[kind]) for kind in ("exact", "separable", "coupled"))))
+        return tuple(blocks)
 
-    def block_curvature(self, number: int, point: State) -> tuple[Tensor | float, ...]:
-        block = self.blocks[number]
-        exact = tuple(self._exact_curvature[name] for name in block.exact)
-        if not block.separable:
-            return exact
-        return exact + self._separable_curvature(block.separable)(*self._arguments(point))
-
-    def convex(self, name: str) -> bool:
-        if name not in self._convex:
-            rate = self._exact_curvature[name]
-            self._convex[name] = bool((rate > 0).all()) if isinstance(rate, Tensor) else rate > 0
-        return self._convex[name]
-
-    def _separable_curvature(self, names: tuple[str, ...]) -> BoundKernel:
-        key = ("curvature", names)
-        if key not in self._bound:
-            function = self._function
-
-            def second(point: State) -> State:
-                result = {}
-                for name in names:
-
-                    def total(moving: Tensor, name: str = name) -> Tensor:
-                        return function({**point, name: moving})[f"force {name}"].sum()
-
-                    result[name] = -torch.func.grad(total)(point[name])
-                return result
-
-            kernel = self._program.kernel((*self._key, *key), second, names, self.free)
-            self._bound[key] = kernel.bind(self._environment)
-        return self._bound[key]
-
-    def _structure(self) -> tuple[Block, ...]:
-        key = (*self._key, "blocks")
-        if key not in self._program.facts:
-            traced = self._program.traced(self._key, self._function)
-            self._program.facts[key] = tuple(map(self._traceable, _blocks(traced, self.free)))
-        return self._program.facts[key]
-
-    def _traceable(self, block: Block) -> Block:
-        """The block; its separable variables are coupled ones where their curvature cannot be traced.
-
-        Torch itself fixes the size of the batch in the second derivative of abs.
-        """
-        try:
-            if block.separable:
-                self._separable_curvature(block.separable)
-        except TraceError:
-            return Block(block.exact, (), block.coupled + block.separable)
-        return block
-
-    def take(self, index: Tensor) -> TracedForces:
-        return TracedForces(self._program, self._conditioned, self._links, self._environment.take(index))
+    def curvatures(
+        self, number: int, environment: Environment, *, convex: bool | None = None
+    ) -> tuple[Curvature, ...]:
+        """The curvature of the exact variables of a block; ``convex`` tells its sign where that is known."""
+        found = []
+        for name in self.blocks[number].exact:
+            rate = self.rates[name]
+            if rate.uniform:
+                found.append(Curvature(rate.constant, rate.constant > 0))
+            else:
+                value = environment.get(self._program.node(rate))
+                found.append(Curvature(value, bool((value > 0).all()) if convex is None else convex))
+        return tuple(found)
 
 
-def _blocks(traced: Traced, free: Sequence[str]) -> tuple[Block, ...]:
-    """Colour the graph of couplings greedily, in the order of declaration: chains get two blocks."""
+def _colour(traced: Traced, free: Sequence[str]) -> list[list[str]]:
+    """Colour the graph of couplings greedily, in the order of declaration: chains get two colours."""
     reads = {
         name: {other for other in free if dependence(traced, f"force {name}", other) != "none"}
         for name in free
@@ -212,19 +218,61 @@ def _blocks(traced: Traced, free: Sequence[str]) -> tuple[Block, ...]:
                 break
         else:
             groups.append([name])
-    blocks = []
-    for group in groups:
-        kinds: dict[str, list[str]] = {"exact": [], "separable": [], "coupled": []}
-        for name in group:
-            output = f"force {name}"
-            if dependence(traced, output, name) == "mixed":
-                kinds["coupled"].append(name)
-            elif curvature(traced, output, name) is not None:
-                kinds["exact"].append(name)
-            else:
-                kinds["separable"].append(name)
-        blocks.append(Block(*(tuple(kinds[kind]) for kind in ("exact", "separable", "coupled"))))
-    return tuple(blocks)
+    return groups
+
+
+@final
+class TracedForces(Forces):
+    """Forces by the kernels of a trace, in an environment of known values."""
+
+    def __init__(self, dynamics: _Dynamics, environment: Environment) -> None:
+        self.free = dynamics.free
+        self.work = dynamics.force.work
+        self._dynamics = dynamics
+        self._environment = environment
+        self._block: dict[int, BoundKernel] = {}
+        self._exact: dict[int, tuple[Curvature, ...]] = {}
+        self._force: BoundKernel | None = None
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return self._dynamics.blocks
+
+    def force(self, point: State) -> State:
+        if self._force is None:
+            self._force = self._dynamics.force.bind(self._environment)
+        results = self._force(*[point[name] for name in self.free])
+        return dict(zip(self.free, results, strict=True))
+
+    def energy(self, point: State) -> Tensor:
+        return self._dynamics.energy.bind(self._environment)(*[point[name] for name in self.free])[0]
+
+    def block(self, number: int, point: State) -> tuple[Tensor, ...]:
+        kernel = self._block.get(number)
+        if kernel is None:
+            kernel = self._block[number] = self._dynamics.block(number).bind(self._environment)
+        return kernel(*[point[name] for name in self.free])
+
+    def exact(self, number: int) -> tuple[Curvature, ...]:
+        found = self._exact.get(number)
+        if found is None:
+            found = self._exact[number] = self._dynamics.curvatures(number, self._environment)
+        return found
+
+    def separable(self, number: int, point: State) -> tuple[Tensor, ...]:
+        kernel = self._dynamics.separable(number).bind(self._environment)
+        return kernel(*[point[name] for name in self.free])
+
+    def take(self, index: Tensor) -> TracedForces:
+        taken = TracedForces(self._dynamics, self._environment.take(index))
+        for number, found in self._exact.items():
+            if all(curvature.convex for curvature in found):
+                # what is convex for every sample is so for some, without looking at the values again
+                taken._exact[number] = self._dynamics.curvatures(number, taken._environment, convex=True)
+        return taken
+
+    def rebind(self, conditioned: Conditioned) -> TracedForces:
+        return TracedForces(self._dynamics, conditioned.environment(self._environment.batch))
 
 
 @final
@@ -233,13 +281,17 @@ class EagerForces(Forces):
 
     def __init__(self, conditioned: Conditioned, links: Mapping[str, Link]) -> None:
         self.free = tuple(conditioned.variables)
-        self.blocks = (Block((), (), self.free),)
+        self.work = sum(p.numel() for p in conditioned.parameters())
         if any(value.is_inference() for value in conditioned.clamp.values()):
             with torch.inference_mode(False):
                 clamp = {name: usable(value) for name, value in conditioned.clamp.items()}
                 conditioned = Conditioned(conditioned.base, clamp)
         self._conditioned = conditioned
         self._links = dict(links)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return (Block((), (), self.free),)
 
     def _state(self, point: State) -> State:
         return {n: self._links[n].value(v) if n in self._links else v for n, v in point.items()}
@@ -263,21 +315,33 @@ class EagerForces(Forces):
         force = self.force(point)
         return tuple(force[name] for name in self.free)
 
-    def block_curvature(self, number: int, point: State) -> tuple[Tensor | float, ...]:
+    def exact(self, number: int) -> tuple[Curvature, ...]:
         return ()
 
-    def convex(self, name: str) -> bool:
-        return False
+    def separable(self, number: int, point: State) -> tuple[Tensor, ...]:
+        return ()
 
     def take(self, index: Tensor) -> EagerForces:
         clamp = {name: value.index_select(0, index) for name, value in self._conditioned.clamp.items()}
         return EagerForces(Conditioned(self._conditioned.base, clamp), self._links)
 
+    def rebind(self, conditioned: Conditioned) -> EagerForces:
+        return EagerForces(conditioned, self._links)
+
 
 def forces_of(
     conditioned: Conditioned, links: Mapping[str, Link], point: State, batch: int, *, differentiable: bool
 ) -> TracedForces:
-    """The traced forces of a conditioned energy at points like ``point``."""
+    """The traced forces of a conditioned energy at points like ``point``.
+
+    Raises
+    ------
+    TraceError
+        If the energy cannot be traced.
+    """
     program = program_of(conditioned.base, signature({**conditioned.clamp, **point}))
-    environment = conditioned.environment(batch, fresh=differentiable)
-    return TracedForces(program, conditioned, links, environment)
+    free = tuple(conditioned.variables)
+    key = ("dynamics", free, tuple(links.items()))
+    if key not in program.facts:
+        program.facts[key] = _Dynamics(program, conditioned.base, free, links)
+    return TracedForces(program.facts[key], conditioned.environment(batch, fresh=differentiable))

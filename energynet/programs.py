@@ -93,8 +93,8 @@ def note_fallback(energy: Energy, error: TraceError) -> None:
         owner["_fallback"] = True
         names = ", ".join(dict.fromkeys(type(part).__name__ for part in parts))
         warnings.warn(
-            f"{names} could not be traced, so the force comes from autograd at every step, which is right but "
-            f"slower. Reason: {error}",
+            f"{names} could not be traced, so the force comes from autograd at every step, which is right "
+            f"but slower. Reason: {error}",
             EagerFallback,
             stacklevel=4,
         )

@@ -2,82 +2,33 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from energynet.energy import Energy, State
+from energynet.energy import Energy
 from energynet.errors import SettlingError
 from energynet.flow import Clamp, EnergyFlow, GradientFlow, MirrorFlow
 from energynet.solvers import BlockDescent, Solver
-from energynet.variable import Continuous, rows
+from energynet.state import State
+from energynet.stopping import Stationary, Status, Until
+from energynet.variable import Continuous
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 Recorder = str | Callable[[State], Any] | Mapping[str, Callable[[State], Any]]
 
-_COMPACT = 0.9  # drop settled samples once the others are at most this part of those that run
-
-
-class Status(IntEnum):
-    """How settling ended for a sample."""
-
-    CONVERGED = 0
-    MAX_STEPS = 1
-    DIVERGED = 2
-
-
-class Until(ABC):
-    """When a sample has settled."""
-
-    @abstractmethod
-    def settled(self, residual: Float[Tensor, batch], point: State) -> Tensor | None:
-        """Which samples have settled, shape ``(batch,)``; None where none ever does."""
-
-
-@final
-class Stationary(Until):
-    """A sample has settled when its residual is at most ``atol + rtol * max |u|``.
-
-    The residual is the largest entry of the projected velocity, and u what is integrated: the potential
-    where a variable has a link, else the value.
-
-    Parameters
-    ----------
-    atol, rtol
-        Absolute and relative tolerance. By default 1e-6 and 1e-6 in float32, where rounding makes smaller
-        ones unreachable, and 1e-10 and 1e-10 in float64. If one is given the other is zero.
-    """
-
-    def __init__(self, atol: float | None = None, rtol: float | None = None) -> None:
-        for name, value in (("atol", atol), ("rtol", rtol)):
-            if value is not None and not value >= 0:
-                raise ValueError(f"Stationary: {name} must be a number from 0 up, got {value!r}")
-        self.atol, self.rtol = atol, rtol
-
-    def settled(self, residual: Tensor, point: State) -> Tensor:
-        atol, rtol = self.atol, self.rtol
-        if atol is None and rtol is None:
-            atol = rtol = 1e-10 if residual.dtype == torch.float64 else 1e-6
-        if not rtol:
-            return residual <= (atol or 0.0)
-        size = torch.stack([rows(value.abs()).amax(1) for value in point.values()]).amax(0)
-        return residual <= (atol or 0.0) + rtol * size
-
-
-@final
-class Never(Until):
-    """Run for ``max_steps``."""
-
-    def settled(self, residual: Tensor, point: State) -> None:
-        return None
+# A look at the residuals, and dropping the samples that have settled, each cost about as much as this many
+# multiplications. Where a step is dearer, look and drop more often.
+_COSTLY = 4_000_000
+_EVERY, _EVERY_COSTLY = 5, 2  # steps between two looks
+_DROP, _DROP_COSTLY = 0.4, 0.75  # drop once the samples that move are at most this part of those that run
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,16 +178,17 @@ def relax(
     run = _Run(flow, until)
     recorder = _Recorder(record) if record is not None else None
     point, carry = flow.start, solver.init(flow, flow.start)
+    every = _EVERY_COSTLY if run.costly else _EVERY
     if recorder is not None:
         recorder.add(run.current(point))
     done = 0
     while done < max_steps and run.active:
-        steps = min(solver.check_every - done % solver.check_every, max_steps - done)
+        steps = min(every - done % every, max_steps - done)
         if recorder is not None:
             steps = min(steps, record_every - done % record_every)
         point, carry, residual = solver.advance(run.flow, point, carry, generator, steps)
         done += steps
-        if done % solver.check_every == 0 or done == max_steps:
+        if done % every == 0 or done == max_steps:
             point, carry = run.look(point, carry, residual, done)
         if recorder is not None and done % record_every == 0:
             recorder.add(run.current(point))
@@ -253,78 +205,84 @@ def relax(
 
 
 class _Run:
-    """The samples that still move, and where the others ended."""
+    """The samples that still move, and where the others ended.
+
+    Settled samples stay in the batch that runs until enough of them can be dropped at once. Where they ended
+    is kept apart, so that a sample's result does not depend on when that is.
+    """
 
     def __init__(self, flow: EnergyFlow, until: Until) -> None:
         self.whole = self.flow = flow
         self.until = until
-        self.out = flow.start
-        self.index: Tensor | None = None  # None: every sample is still in the batch that runs
-        self.settled: Tensor | None = None  # among those that run; None: none of them
-        device = next(iter(flow.start.values())).device
-        self.steps = torch.zeros(flow.batch, dtype=torch.int64, device=device)
-        self.status = torch.full((flow.batch,), int(Status.MAX_STEPS), dtype=torch.int64, device=device)
         self.active = flow.batch > 0
+        self.costly = flow.batch * flow.forces.work > _COSTLY
+        self._out: State | None = None  # of all samples, once some have been dropped
+        self._index: Tensor | None = None  # which samples run; None: all of them
+        self._hold: State | None = None  # where the samples that run ended, if they have
+        self._moving: Tensor | None = None  # which of those that run have not ended; None: all of them
+        self._count = flow.batch
+        like = next(iter(flow.start.values()))
+        self.steps = torch.zeros(flow.batch, dtype=torch.int64, device=like.device)
+        self.status = torch.full_like(self.steps, int(Status.MAX_STEPS))
 
     def look(self, point: State, carry: Any, residual: Tensor, done: int) -> tuple[State, Any]:
         """Put away the samples that have settled or diverged since the last look."""
-        converged = self.until.settled(residual, point)
-        diverged = ~residual.isfinite()
-        ended = diverged if converged is None else converged | diverged
-        fresh = ended if self.settled is None else ended & ~self.settled
-        count = int(fresh.sum())
-        if not count:
+        settled = self.until.settled(residual, point)
+        moving = residual < math.inf  # false where it is NaN
+        if settled is not None:
+            moving = moving & ~settled
+        if self._moving is not None:
+            moving = moving & self._moving
+        count = int(moving.sum())
+        if count == self._count:
             return point, carry
-        status = torch.where(diverged, int(Status.DIVERGED), int(Status.CONVERGED))
-        if count == len(fresh) and self.index is None:
-            self.out, self.status, self.active = point, status, False
-            self.steps = torch.full_like(self.steps, done)
+        fresh = ~moving if self._moving is None else self._moving & ~moving
+        hold = point if self._hold is None else self._hold
+        self._hold = {n: torch.where(_column(fresh, v), point[n], v) for n, v in hold.items()}
+        self._mark(fresh, residual, done)
+        self._moving, self._count = moving, count
+        self.active = count > 0
+        if not count or count > (_DROP_COSTLY if self.costly else _DROP) * len(moving):
             return point, carry
-        self._store(point, fresh, status, done)
-        self.settled = fresh if self.settled is None else self.settled | fresh
-        moving = (~self.settled).nonzero().squeeze(1)
-        self.active = len(moving) > 0
-        if len(moving) <= _COMPACT * len(fresh) and self.active:
-            self.flow = self.flow.take(moving)
-            self.index = moving if self.index is None else self.index[moving]
-            self.settled = None
-            return take(point, moving), take(carry, moving)
-        return point, carry
+        self._out = self._merged(point)
+        kept = moving.nonzero().squeeze(1)
+        self.flow = self.flow.take(kept)
+        self._index = kept if self._index is None else self._index[kept]
+        self._hold = self._moving = None
+        return take(point, kept), take(carry, kept)
 
-    def _store(self, point: State, which: Tensor, status: Tensor, done: int) -> None:
-        local = which.nonzero().squeeze(1)
-        places = local if self.index is None else self.index[local]
-        self.out = {
-            name: value.index_copy(0, places, point[name].index_select(0, local))
-            for name, value in self.out.items()
-        }
-        self.status = self.status.index_copy(0, places, status.index_select(0, local))
-        self.steps = self.steps.index_fill(0, places, done)
+    def _mark(self, fresh: Tensor, residual: Tensor, done: int) -> None:
+        status = torch.where(residual < math.inf, int(Status.CONVERGED), int(Status.DIVERGED))
+        if self._index is None:
+            self.steps = torch.where(fresh, done, self.steps)
+            self.status = torch.where(fresh, status, self.status)
+        else:
+            ended = fresh.nonzero().squeeze(1)
+            places = self._index[ended]
+            self.steps = self.steps.index_fill(0, places, done)
+            self.status = self.status.index_copy(0, places, status[ended])
+
+    def _merged(self, point: State) -> State:
+        """All samples as they are now, the settled ones where they ended."""
+        if self._hold is not None and self._moving is not None:
+            hold, moving = self._hold, self._moving
+            point = {n: torch.where(_column(moving, v), v, hold[n]) for n, v in point.items()}
+        if self._index is None or self._out is None:
+            return point
+        index = self._index
+        return {name: value.index_copy(0, index, point[name]) for name, value in self._out.items()}
 
     def current(self, point: State) -> _Snapshot:
-        """All samples as they are now, the settled ones where they ended."""
-        out = self.out
-        if self.active and self.index is None and self.settled is None:
-            out = point
-        elif self.active:
-            keep = self._moving(point)
-            places = keep if self.index is None else self.index[keep]
-            out = {
-                name: value.index_copy(0, places, point[name].index_select(0, keep))
-                for name, value in out.items()
-            }
-        return _Snapshot(self.whole, out)
-
-    def _moving(self, point: State) -> Tensor:
-        size = len(next(iter(point.values())))
-        if self.settled is None:
-            return torch.arange(size, device=self.steps.device)
-        return (~self.settled).nonzero().squeeze(1)
+        return _Snapshot(self.whole, self._merged(point))
 
     def finish(self, point: State, done: int) -> State:
         """The end of every sample; those that still move have run out of steps."""
         self.steps = torch.where(self.status == int(Status.MAX_STEPS), done, self.steps)
-        return self.current(point).point
+        return self._merged(point)
+
+
+def _column(each: Tensor, like: Tensor) -> Tensor:
+    return each.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def take(tree: Any, index: Tensor) -> Any:
@@ -386,9 +344,9 @@ def check_converged(solution: Solution) -> None:
         sample = diverged[0]
         bad = [n for n, v in solution.point.items() if not bool(v[sample].isfinite().all())]
         raise SettlingError(
-            f"settling diverged in {len(diverged)} of {len(solution.status)} samples, first in sample {sample} "
-            f"by step {int(solution.steps[sample])}, where {', '.join(bad) or 'the force'} became infinite or "
-            "NaN; use a smaller dt or another solver, or check that the energy is bounded below"
+            f"settling diverged in {len(diverged)} of {len(solution.status)} samples, first in sample "
+            f"{sample} by step {int(solution.steps[sample])}, where {', '.join(bad) or 'the force'} became "
+            "infinite or NaN; use a smaller dt or another solver, or check that the energy is bounded below"
         )
     late = (solution.status == Status.MAX_STEPS).nonzero().flatten().tolist()
     if late:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -296,66 +295,3 @@ class Unspecified(Variable):
             "a variable of unspecified shape has no initial value; add the cost to an energy that declares "
             "the variable, or give its value in the state"
         )
-
-
-def merge(name: str, first: Variable, second: Variable) -> Variable:
-    """The declaration that two energies of one sum share.
-
-    Raises
-    ------
-    StateError
-        If both specify the variable, differently.
-    """
-    if isinstance(second, Unspecified) or first == second:
-        return first
-    if isinstance(first, Unspecified):
-        return second
-    raise StateError(
-        f"variable {name!r}: one energy declares {first!r} and another {second!r}; energies that are added "
-        "must declare a shared variable alike (shape, domain, time constant and link)"
-    )
-
-
-def check_agreement(
-    variables: Mapping[str, Variable], state: Mapping[str, Tensor], reference: Tensor | None
-) -> None:
-    """Raise `StateError` unless values share one batch size, floating dtype and device.
-
-    Parameters
-    ----------
-    variables
-        The declarations.
-    state
-        Some of their values.
-    reference
-        A tensor of the dtype and device that the values must have; None takes the first value's.
-    """
-    source = "the parameters"
-    first: tuple[str, int] | None = None
-    for name, value in state.items():
-        if first is None:
-            first = (name, len(value))
-        elif len(value) != first[1]:
-            raise StateError(
-                f"variable {name!r}: expected a batch of {first[1]} as in {first[0]!r}, got {len(value)}"
-            )
-        if reference is None and value.is_floating_point():
-            reference, source = value, f"variable {name!r}"
-        if reference is None:
-            continue
-        if value.is_floating_point() and value.dtype != reference.dtype:
-            raise StateError(
-                f"variable {name!r}: expected dtype {reference.dtype} as in {source}, got {value.dtype}; "
-                "convert the data or the model with .to(dtype)"
-            )
-        number = value.is_floating_point() or value.is_complex()
-        if not number and not isinstance(variables[name], Unspecified):
-            raise StateError(
-                f"variable {name!r}: expected a floating dtype such as {reference.dtype}, got {value.dtype}; "
-                "convert it with .to(dtype)"
-            )
-        if value.device != reference.device:
-            raise StateError(
-                f"variable {name!r}: expected device {reference.device} as in {source}, "
-                f"got {value.device}; move it with .to(device)"
-            )

@@ -14,15 +14,16 @@ PACKAGE = "energynet"
 # From the inside out. A module imports from inner layers and, as long as nothing goes round in a circle,
 # from its own. The package itself gathers what is public, so only what lies outside it may import it.
 LAYERS = [
-    {"errors", "link", "variable"},
-    {"trace", "programs"},
+    {"errors", "link", "state", "variable"},
+    {"trace", "programs", "derivation"},
     {"energy"},
     {"terms", "cost"},
     {"forces", "flow"},
-    {"solvers", "samplers"},
+    {"solvers", "samplers", "stopping"},
     {"settle"},
     {"rules", "models"},
     {"testing", "data", "plot", "track"},
+    {"training"},
     {PACKAGE},
     {"cli"},
 ]

@@ -31,7 +31,7 @@ def rates(*values: float) -> dict[str, Tensor]:
 
 
 def steps_of_euler(rate: float, dt: float, atol: float) -> int:
-    """First multiple of 5 at which the velocity before the last step, rate (1 - rate dt)^(n - 1), is small."""
+    """First multiple of 5 where the velocity before the last step, rate (1 - rate dt)^(n - 1), is small."""
     n = 5
     while abs(rate * (1 - rate * dt) ** (n - 1)) > atol:
         n += 5
@@ -194,7 +194,7 @@ def test_a_warm_start_goes_on() -> None:
     assert torch.allclose(rest.state["y"], whole.state["y"], atol=1e-13)
     done = en.settle(model, clamp={"x": x})
     again = en.settle(model, done.state, clamp={"x": x})
-    assert int(again.steps.max()) <= 4
+    assert int(again.steps.max()) <= 5  # the first look
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_steps", -1), ("max_steps", 2.5), ("record_every", 0)])
@@ -241,9 +241,10 @@ def test_energies_that_cannot_be_traced_settle_in_inference_mode() -> None:
         lambda e, x, s: (0.5 * s.square() - s * x).sum(1) * (1 if float(x.sum()) > -1e9 else 2),
         x=en.Real(2), s=en.Real(2),
     )  # fmt: skip
-    with torch.inference_mode(), pytest.warns(en.EagerFallback):
+    with torch.inference_mode():
         x = torch.randn(3, 2)
-        solution = en.settle(energy, clamp={"x": x})
+        with pytest.warns(en.EagerFallback):
+            solution = en.settle(energy, clamp={"x": x})
     assert torch.allclose(solution.state["s"], x, atol=1e-4)
 
 

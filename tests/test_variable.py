@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import energynet as en
-from energynet.variable import Unspecified, merge
+from energynet.state import merge
+from energynet.variable import Unspecified
 
 CPU = torch.device("cpu")
 
@@ -170,7 +171,7 @@ def test_unspecified_gives_way_and_contradictions_are_refused() -> None:
 )
 def test_bad_declarations_are_refused(make: object) -> None:
     assert callable(make)
-    with pytest.raises(ValueError, match="got|outside"):
+    with pytest.raises(ValueError, match=r"got|outside"):
         make()
 
 

@@ -30,7 +30,7 @@ class Split:
         If a shape, dtype or value is not as above, or the counts differ.
     """
 
-    x: Float[Tensor, "n features"]
+    x: Float[Tensor, " n features"]
     label: Int[Tensor, " n"]
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
-    def one_hot(self, classes: int) -> Float[Tensor, "n classes"]:
+    def one_hot(self, classes: int) -> Float[Tensor, " n classes"]:
         """Labels as targets.
 
         Parameters

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import final
 
+import torch
 from torch import nn
 
 from energynet.energy import Composite, Energy
@@ -14,19 +15,24 @@ from energynet.terms import Bilinear, Field, Leak
 from energynet.variable import Continuous, Interval, Real, Unit
 
 ACTIVATIONS = ("hardsigmoid", "sigmoid", "tanh")
+_FORWARD: dict[str, Callable[[], nn.Module]] = {
+    "hardsigmoid": lambda: nn.Hardtanh(0.0, 1.0),  # clip(u, 0, 1); torch's own Hardsigmoid has slope 1/6
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+}
 
 
 @final
 class LayeredHopfield(Composite):
-    """Layers of graded units; neighbours drive each other through the same weights in both directions.
+    r"""Layers of graded units; neighbours drive each other through the same weights in both directions.
 
-    .. math:: E = \\sum_{l} \\sum_i \\int^{s_{l,i}} f^{-1} - \\sum_l b_l \\cdot s_l
-                  - \\sum_l s_{l+1} \\cdot W_l s_l
+    .. math:: E = \sum_{l} \sum_i \int^{s_{l,i}} f^{-1} - \sum_l b_l \cdot s_l
+                  - \sum_l s_{l+1} \cdot W_l s_l
 
     over the layers above the input ``x``, with f the activation. It is stationary where every layer is
     ``s = f(W s_below + W' s_above + b)``. For the hard sigmoid this is the energy of Scellier and Bengio
-    (2017, Front. Comput. Neurosci. 11:24, eq. 1) with states in [0, 1]; for the sigmoid and tanh it is that of
-    Hopfield (1984, eq. 5), settled by mirror flow, so that units never stall where they saturate.
+    (2017, Front. Comput. Neurosci. 11:24, eq. 1) with states in [0, 1]; for the sigmoid and tanh it is that
+    of Hopfield (1984, eq. 5), settled by mirror flow, so that units never stall where they saturate.
 
     Parameters
     ----------
@@ -66,11 +72,42 @@ class LayeredHopfield(Composite):
         pairs = [*pairwise(names), *(_skip(pair, names) for pair in skips)]
         if len(set(pairs)) < len(pairs):
             raise ValueError(f"LayeredHopfield: a skip is given twice in {pairs[len(names) - 1 :]}")
+        self.activation = activation
         self.couplings = nn.ModuleDict(
             {f"{a}_{b}": Bilinear(a, b, **{a: variables[a], b: variables[b]}) for a, b in pairs}
         )
         self.fields = nn.ModuleDict({name: Field(**{name: variables[name]}) for name in names[1:]})
         self.leaks = nn.ModuleDict({name: Leak(**{name: variables[name]}) for name in names[1:]})
+
+    def network(self) -> nn.Sequential:
+        """Make the feed-forward network of the same layers, with a copy of the weights.
+
+        Every layer is ``f(W s_below + b)``: what the energy's would be without feedback from above.
+
+        Raises
+        ------
+        ValueError
+            If there are skip connections, which a sequence of layers cannot have.
+        """
+        if len(self.couplings) != len(self.fields):
+            raise ValueError(
+                "LayeredHopfield: an nn.Sequential has no skip connections, but this network has "
+                f"{', '.join(self.couplings)}; leave skips= empty"
+            )
+        layers: list[nn.Module] = []
+        for coupling, field in zip(self.couplings.values(), self.fields.values(), strict=True):
+            assert isinstance(coupling, Bilinear)
+            assert isinstance(field, Field)
+            weight = coupling.weight
+            linear = nn.utils.skip_init(
+                nn.Linear, weight.shape[1], weight.shape[0], dtype=weight.dtype, device=weight.device
+            )
+            assert isinstance(linear, nn.Linear)
+            with torch.no_grad():
+                linear.weight.copy_(weight)
+                linear.bias.copy_(field.bias)
+            layers += [linear, _FORWARD[self.activation]()]
+        return nn.Sequential(*layers)
 
     def parts(self) -> tuple[tuple[float, Energy], ...]:
         groups = (self.leaks, self.fields, self.couplings)

@@ -2,10 +2,12 @@
 
 from energynet.rules.base import LearningRule, Phase
 from energynet.rules.equilibrium import EquilibriumPropagation
+from energynet.rules.feedforward import Backprop
 from energynet.rules.hebbian import ContrastiveHebbian
 from energynet.rules.reference import ImplicitDifferentiation, Unrolled
 
 __all__ = [
+    "Backprop",
     "ContrastiveHebbian",
     "EquilibriumPropagation",
     "ImplicitDifferentiation",

@@ -33,7 +33,7 @@ class Phase:
         Where settling ended.
     """
 
-    weight: float | Float[Tensor, "batch"]
+    weight: float | Float[Tensor, batch]
     energy: Energy
     solution: Solution
 
@@ -108,13 +108,16 @@ class _Loss(torch.autograd.Function):
     """A number with a given gradient."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, gradient: list[Tensor], *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, gradient: list[Tensor], *_: Tensor) -> Tensor:
         ctx.gradient = gradient
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> Any:
-        return (None, None, *(g * slopes[0] for g in ctx.gradient))
+        slope = slopes[0]
+        if slope.device.type == "cpu" and float(slope) == 1:  # a plain backward(): nothing to multiply
+            return (None, None, *ctx.gradient)
+        return (None, None, *(g * slope for g in ctx.gradient))
 
 
 def require(rule: object, data: Mapping[str, Tensor], names: Sequence[str], allowed: Sequence[str]) -> None:
@@ -127,5 +130,6 @@ def require(rule: object, data: Mapping[str, Tensor], names: Sequence[str], allo
     for name in data:
         if name not in allowed:
             raise StateError(
-                f"{type(rule).__name__}: the energy has no variable {name!r}; it has {', '.join(map(repr, allowed))}"
+                f"{type(rule).__name__}: the energy has no variable {name!r}; "
+                f"it has {', '.join(map(repr, allowed))}"
             )

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from energynet.energy import Energy, State, weighted
+from energynet.derivation import weighted
+from energynet.energy import Energy
 from energynet.errors import TraceError
 from energynet.programs import note_fallback, program_of, signature
+from energynet.state import State
 from energynet.trace import Environment, Program, Spec, difference, parameters_of, swapped
 
 if TYPE_CHECKING:
@@ -56,9 +58,7 @@ def _traced(energy: Energy, phases: Sequence[Phase]) -> Gradient:
     traced = program.traced(("gradient", *names), function)
     total: Gradient = {}
     for phase, weight in zip(phases, weights, strict=True):
-        environment = Environment(
-            {**parameters_of(energy), **phase.solution.state, _WEIGHT: weight}, batch
-        )
+        environment = Environment({**parameters_of(energy), **phase.solution.state, _WEIGHT: weight}, batch)
         for name in names:
             value = environment.get(traced.builder.node(traced.outputs[name]))
             total[name] = total[name] + value if name in total else value
@@ -90,9 +90,10 @@ def _paired(
 
 def _gradient(energy: Energy, names: Sequence[str]) -> Callable[[State], State]:
     """The function from a state and a weight for each sample to the gradient of the weighted energy."""
+
     def function(point: State) -> State:
         state = {name: point[name] for name in energy.variables}
-        tensors = {name: p for name, p in energy.named_parameters() if name in names}
+        tensors: dict[str, Tensor] = {name: p for name, p in energy.named_parameters() if name in names}
 
         def scalar(parameters: dict[str, Tensor]) -> Tensor:
             with swapped(energy, parameters):
@@ -117,9 +118,7 @@ def _eager(energy: Energy, phases: Sequence[Phase]) -> Gradient:
             mean = (phase.weight * energy.energy(**phase.solution.state)).mean()
             total = mean if total is None else total + mean
         assert total is not None
-        slopes = torch.autograd.grad(
-            total, list(tensors.values()), allow_unused=True, materialize_grads=True
-        )
+        slopes = torch.autograd.grad(total, list(tensors.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(tensors, slopes, strict=True))
 
 

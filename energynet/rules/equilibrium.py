@@ -14,8 +14,9 @@ from energynet.energy import Energy
 from energynet.errors import StateError
 from energynet.rules.base import LearningRule, Phase, require
 from energynet.rules.nudge import NUDGE, Nudge, Nudged
-from energynet.settle import Solution, Stationary, Until
+from energynet.settle import Solution
 from energynet.solvers import Solver
+from energynet.stopping import Stationary, Until
 
 ESTIMATORS = ("centered", "one-sided", "random-sign")
 _SETTLED = 2000  # steps after which a sample that has not settled is left as it is
@@ -25,11 +26,11 @@ _SETTLED = 2000  # steps after which a sample that has not settled is left as it
 class EquilibriumPropagation(LearningRule):
     """The gradient of the cost at the free fixed point, from the response to a weak nudge.
 
-    With F = E + beta * C and s_beta its fixed point, d C(s_0) / d theta is the derivative of dF/dtheta(s_beta) by
-    beta at zero (Scellier and Bengio 2017, Front. Comput. Neurosci. 11:24, theorem 1). The estimators are
+    With F = E + beta * C and s_beta its fixed point, dC(s_0)/dtheta is the derivative of dF/dtheta(s_beta)
+    by beta at zero (Scellier and Bengio 2017, Front. Comput. Neurosci. 11:24, theorem 1). The estimators are
 
-    - ``"centered"``: (dF/dtheta(s_beta) - dF/dtheta(s_-beta)) / (2 beta), bias of order beta^2 (Laborieux et al.
-      2021, Front. Neurosci. 15:633674, eq. 10);
+    - ``"centered"``: (dF/dtheta(s_beta) - dF/dtheta(s_-beta)) / (2 beta), bias of order beta^2 (Laborieux et
+      al. 2021, Front. Neurosci. 15:633674, eq. 10);
     - ``"one-sided"``: (dF/dtheta(s_beta) - dF/dtheta(s_0)) / beta, bias of order beta;
     - ``"random-sign"``: one-sided with a random sign of beta for each sample, whose bias of order beta
       averages out.
@@ -136,8 +137,8 @@ class EquilibriumPropagation(LearningRule):
         noise = 20 * torch.finfo(dtype).eps / abs(self.beta)
         if noise > 0.01:
             warnings.warn(
-                f"EquilibriumPropagation: with beta={self.beta:g} in {dtype} rounding alone makes a relative error "
-                f"of about {noise:.1g} in the gradient; use a larger beta or float64",
+                f"EquilibriumPropagation: with beta={self.beta:g} in {dtype} rounding alone makes a relative "
+                f"error of about {noise:.1g} in the gradient; use a larger beta or float64",
                 stacklevel=5,
             )
 
@@ -147,8 +148,7 @@ class EquilibriumPropagation(LearningRule):
         return Stationary(atol=max(abs(self.beta) / 1000, 1e-6))
 
     def _free(self, nudged: Nudged) -> Solution:
-        return nudged.settle(
-            0.0,
+        return nudged.free(
             solver=self.solver,
             max_steps=_SETTLED if self.free_steps is None else self.free_steps,
             until=self._until(nudged.like),
@@ -159,7 +159,7 @@ class EquilibriumPropagation(LearningRule):
         until = self._until(nudged.like)
 
         def settle(strength: float | Tensor) -> Solution:
-            return nudged.settle(strength, free.state, solver=self.solver, max_steps=steps, until=until)
+            return nudged.nudged(strength, free, free.point, solver=self.solver, max_steps=steps, until=until)
 
         beta, energy = self.beta, nudged.energy
         if self.estimator == "centered":

@@ -11,8 +11,9 @@ from torch import Tensor
 from energynet.energy import Energy
 from energynet.errors import StateError
 from energynet.rules.base import LearningRule, Phase, require
-from energynet.settle import Solution, Status, Until, flow_of, relax
+from energynet.settle import Solution, flow_of, relax
 from energynet.solvers import Solver
+from energynet.stopping import Status, Until
 
 
 @final
@@ -73,14 +74,12 @@ class ContrastiveHebbian(LearningRule):
         require(self, data, self.given, tuple(self.energy.variables))
         if set(data) == set(self.given):
             raise StateError(
-                f"ContrastiveHebbian: all data are given ({', '.join(self.given)}), so the two phases are one; "
-                "pass what is to be learnt as well"
+                f"ContrastiveHebbian: all data are given ({', '.join(self.given)}), so the two phases are "
+                "one; pass what is to be learnt as well"
             )
         with torch.no_grad():
             conditioned = self.energy.condition(**{name: data[name] for name in self.given})
-            free = relax(
-                flow_of(conditioned), solver=self.solver, max_steps=self.max_steps, until=self.until
-            )
+            free = relax(flow_of(conditioned), solver=self.solver, max_steps=self.max_steps, until=self.until)
             rest = {name: value for name, value in data.items() if name not in self.given}
             clamped = self._clamped(data, rest, free)
         return [Phase(1.0, self.energy, clamped), Phase(-1.0, self.energy, free)]

@@ -8,11 +8,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energynet.cost import TARGET, Cost
-from energynet.energy import Energy, State, Sum
-from energynet.flow import EnergyFlow
-from energynet.settle import Solution, Until, flow_of, relax
+from energynet.cost import Cost
+from energynet.energy import Energy, Sum
+from energynet.settle import Solution, flow_of, relax
 from energynet.solvers import Solver
+from energynet.state import State
+from energynet.stopping import Until
 from energynet.variable import Real
 
 NUDGE = "nudge"
@@ -56,22 +57,24 @@ class Nudged:
         like = next((v for v in known if v.is_floating_point()), torch.empty(0))
         self.like = like.new_zeros(self._batch)
 
-    def settle(
+    def free(self, *, solver: Solver | None, max_steps: int, until: Until | None) -> Solution:
+        """Settle without a nudge."""
+        flow = flow_of(self._conditioned, {NUDGE: self._strength(0.0)})
+        return relax(flow, solver=solver, max_steps=max_steps, until=until)
+
+    def nudged(
         self,
         strength: float | Tensor,
-        state: State | None = None,
+        free: Solution,
+        start: State,
         *,
         solver: Solver | None,
         max_steps: int,
         until: Until | None,
     ) -> Solution:
-        """Settle under a nudge of some strength, from a state."""
-        if not isinstance(strength, Tensor):
-            strength = self.like.new_full((self._batch,), strength)
-        flow: EnergyFlow = flow_of(self._conditioned, {NUDGE: strength}, state)
+        """Settle under a nudge, from some point, on the flow of the free phase."""
+        flow = free.flow.rebind(start, **{NUDGE: self._strength(strength)})
         return relax(flow, solver=solver, max_steps=max_steps, until=until)
 
-    def cost(self, solution: Solution) -> Tensor:
-        """The mean cost at a solution."""
-        cost = self.nudge.cost
-        return cost.energy(**{name: solution.state[name] for name in (cost.output, TARGET)}).mean()
+    def _strength(self, strength: float | Tensor) -> Tensor:
+        return strength if isinstance(strength, Tensor) else self.like.new_full((self._batch,), strength)

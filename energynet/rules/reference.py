@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from energynet.cost import TARGET, Cost
-from energynet.energy import Energy, State
+from energynet.energy import Energy
 from energynet.errors import SettlingError, StateError
 from energynet.flow import EnergyFlow
 from energynet.rules.base import LearningRule, Phase, require
-from energynet.settle import Never, Solution, Until, check_converged, flow_of, relax
+from energynet.settle import Solution, check_converged, flow_of, relax
 from energynet.solvers import BlockDescent, Solver
+from energynet.state import State
+from energynet.stopping import Never, Until
 from energynet.variable import rows
 
 
@@ -50,19 +54,19 @@ class Reference(LearningRule):
         return self.cost.energy(**{self.cost.output: state[self.cost.output], TARGET: target}).mean()
 
     def phases(self, **data: Tensor) -> Sequence[Phase]:
-        """One phase, of weight 0: the free one. The gradient is no sum of energies."""
+        """One phase: the cost at the free state, of which the rule is the total derivative."""
         with torch.no_grad():
-            return [Phase(0.0, self.energy, self._settle(self._given(data)))]
+            solution = self._settle(self._given(data))
+        state = {**solution.state, TARGET: data[TARGET]}
+        return [Phase(1.0, self.cost, dataclasses.replace(solution, state=state))]
 
     def value(self, phases: Sequence[Phase]) -> Tensor:
-        raise NotImplementedError("the cost needs the target; call evaluate")
+        (phase,) = phases
+        return self._mean_cost(phase.solution.state, phase.solution.state[TARGET])
 
-    def evaluate(self, **data: Tensor) -> Tensor:
-        (phase,) = self.phases(**data)
-        return self._mean_cost(phase.solution.state, data[TARGET])
-
+    @abstractmethod
     def _settle(self, given: State) -> Solution:
-        raise NotImplementedError
+        """The settled state whose cost is differentiated."""
 
     def _gradient(self, value: Tensor, through: Tensor) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
         """The value, and the gradient of a number that may differ from it, in all parameters."""
@@ -178,7 +182,7 @@ class ImplicitDifferentiation(Reference):
         return split((scale * solution).detach())
 
 
-def conjugate_gradient(apply: object, right: Tensor, tol: float) -> Tensor:
+def conjugate_gradient(apply: Callable[[Tensor], Tensor], right: Tensor, tol: float) -> Tensor:
     """Solve A z = right for each row, A symmetric and positive definite, each row with its own steps.
 
     Raises
@@ -186,7 +190,6 @@ def conjugate_gradient(apply: object, right: Tensor, tol: float) -> Tensor:
     SettlingError
         If a row meets a direction of non-positive curvature, or does not converge.
     """
-    assert callable(apply)
     solution = torch.zeros_like(right)
     residual = right.clone()
     direction = residual.clone()
@@ -237,9 +240,7 @@ class Unrolled(Reference):
         self.solver = solver
 
     def _settle(self, given: State) -> Solution:
-        return relax(
-            flow_of(self.energy, given), solver=self.solver, max_steps=self.steps, until=Never()
-        )
+        return relax(flow_of(self.energy, given), solver=self.solver, max_steps=self.steps, until=Never())
 
     def learn(self, data: Mapping[str, Tensor]) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
         given = self._given(data)

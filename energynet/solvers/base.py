@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from energynet.energy import State
 from energynet.flow import Flow
+from energynet.state import State
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -21,14 +21,7 @@ class Solver(ABC):
 
     A carry is a tensor with the batch in front, or a (nested) tuple or dict of such tensors, so that
     `settle` can drop the samples that have settled.
-
-    Attributes
-    ----------
-    check_every
-        Steps between two looks at the residual in `settle`. A look costs about as much as a cheap step.
     """
-
-    check_every: int = 5
 
     def init(self, flow: Flow, state: State) -> Any:
         """The carry before the first step; the empty tuple for solvers without a memory."""

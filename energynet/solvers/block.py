@@ -8,11 +8,12 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from energynet.energy import State
 from energynet.errors import SettlingError
 from energynet.flow import EnergyFlow, Flow
+from energynet.forces import Curvature
 from energynet.solvers.base import Solver, positive
-from energynet.variable import Continuous, rows
+from energynet.state import State
+from energynet.variable import rows
 
 
 @final
@@ -34,8 +35,6 @@ class BlockDescent(Solver):
     dt
         Step for variables whose units read each other, in units of the time constants.
     """
-
-    check_every = 2
 
     def __init__(self, momentum: bool = False, dt: float = 0.2) -> None:
         positive(self, dt=dt)
@@ -93,30 +92,32 @@ class BlockDescent(Solver):
         state = dict(state)
         largest: list[Tensor] = []
         for number, block in enumerate(flow.forces.blocks):
-            outcome = flow.forces.block(number, state)
-            curvatures = flow.forces.block_curvature(number, state)
+            results = flow.forces.block(number, state)
+            slopes = flow.forces.separable(number, state) if block.separable else ()
+            rates = flow.forces.exact(number)
             for position, name in enumerate(block.names):
-                old, result = state[name], outcome[position]
-                variable, linked = flow.variables[name], name in flow.links
-                weight: Tensor | float = 1.0
-                if name in block.exact:
-                    weight = curvatures[position]
-                    new = _minimum(name, variable, linked, old, result, weight, flow.forces.convex(name))
+                old, result, push = state[name], results[position], None
+                if position < len(rates):
+                    new = _minimum(flow, name, old, result, rates[position])
                 else:
-                    if name in block.separable:
-                        # at most a step of length |force|: where the curvature vanishes Newton's is unbounded
-                        pace = 1 / torch.as_tensor(curvatures[position]).abs().clamp(min=1.0)
-                    else:
-                        pace = self.dt / variable.tau
                     assert damping is not None
+                    push = _push(flow, name, old, result)
+                    pace: Tensor | float = self.dt / flow.variables[name].tau
+                    if position - len(rates) < len(slopes):
+                        # at most a step of length |force|: where the curvature vanishes Newton's is unbounded
+                        pace = 1 / slopes[position - len(rates)].abs().clamp(min=1.0)
                     new = old + result * pace * _column(damping, old)
-                    new = new if linked else variable.project(new)
+                    new = new if name in flow.links else flow.variables[name].project(new)
                 if name in flow.held:
                     new = torch.where(flow.held[name], old, new)
                 if look:
-                    change = (new - old) * weight if name in block.exact else _push(flow, name, old, result)
-                    largest.append(rows(change.abs()).amax(1))
+                    if push is None:
+                        rate = rates[position].value
+                        push = new - old if isinstance(rate, float) and rate == 1 else (new - old) * rate
+                    largest.append(rows(push.abs()).amax(1))
                 state[name] = new
+        if len(largest) == 1:
+            return state, largest[0]
         return state, torch.stack(largest).amax(0) if largest else torch.empty(0)
 
 
@@ -133,18 +134,12 @@ def _push(flow: EnergyFlow, name: str, old: Tensor, force: Tensor) -> Tensor:
     return flow.variables[name].project(old + force) - old
 
 
-def _minimum(
-    name: str,
-    variable: Continuous,
-    linked: bool,
-    old: Tensor,
-    field: Tensor,
-    curvature: Tensor | float,
-    convex: bool,
-) -> Tensor:
+def _minimum(flow: EnergyFlow, name: str, old: Tensor, field: Tensor, curvature: Curvature) -> Tensor:
     """The minimiser of curvature s^2 / 2 - field s over the domain."""
-    if convex:
-        value = field if isinstance(curvature, float) and curvature == 1 else field / curvature
+    variable, rate = flow.variables[name], curvature.value
+    linked = name in flow.links
+    if curvature.convex:
+        value = field if isinstance(rate, float) and rate == 1 else field / rate
         return value if linked else variable.project(value)
     low, high = variable.low, variable.high
     if linked or not (math.isfinite(low) and math.isfinite(high)):
@@ -152,11 +147,11 @@ def _minimum(
             f"variable {name!r}: the energy has no minimum in it given the others (its curvature is not "
             "positive); add a Leak, bound its domain, or use a smaller nudge"
         )
-    curvature = torch.as_tensor(curvature, dtype=field.dtype, device=field.device)
-    gain = field * (high - low) - 0.5 * curvature * (high**2 - low**2)
+    rate = torch.as_tensor(rate, dtype=field.dtype, device=field.device)
+    gain = field * (high - low) - 0.5 * rate * (high**2 - low**2)
     end = torch.where(gain > 0, high, torch.where(gain < 0, low, old)).to(old.dtype)
-    inner = variable.project(field / torch.where(curvature > 0, curvature, 1.0))
-    return torch.where(curvature > 0, inner, end)
+    inner = variable.project(field / torch.where(rate > 0, rate, 1.0))
+    return torch.where(rate > 0, inner, end)
 
 
 def _extrapolated(flow: EnergyFlow) -> list[str]:

@@ -7,9 +7,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from energynet.energy import State
 from energynet.flow import Flow
 from energynet.solvers.base import Solver, positive
+from energynet.state import State
 
 
 @final

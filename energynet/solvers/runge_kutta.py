@@ -7,10 +7,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from energynet.energy import State
 from energynet.flow import Flow
 from energynet.solvers.base import Solver, positive
 from energynet.solvers.euler import shift
+from energynet.state import State
 
 
 @final

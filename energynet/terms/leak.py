@@ -13,7 +13,7 @@ from energynet.variable import Continuous, rows
 
 @final
 class Leak(LinkTerm):
-    """The sum over units of the integral of the inverse link (Hopfield 1984, eq. 5); 1/2 |s|^2 without a link.
+    """The integral of the inverse link, summed over units (Hopfield 1984, eq. 5); 1/2 |s|^2 without one.
 
     With it a unit under a field f is stationary at s = link(f), and at s = f, clipped to its domain, without
     a link. So the same bilinear network is a Hopfield network of sigmoid, tanh or hard sigmoid units.

@@ -2,6 +2,7 @@
 
 from energynet.trace.capture import PARAMETER, Spec, Traced, parameters_of, swapped
 from energynet.trace.difference import difference
+from energynet.trace.graph import Combination
 from energynet.trace.kernel import BoundKernel, Environment, Kernel
 from energynet.trace.program import Program
 from energynet.trace.structure import curvature, dependence
@@ -9,6 +10,7 @@ from energynet.trace.structure import curvature, dependence
 __all__ = [
     "PARAMETER",
     "BoundKernel",
+    "Combination",
     "Environment",
     "Kernel",
     "Program",

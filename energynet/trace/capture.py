@@ -201,6 +201,7 @@ def _rebuild(
         if node.op == "placeholder":
             name = named[node]
             shape, dtype = _shape(value, batch), value.dtype
+            assert shape is not None
             if name in constant:
                 values[node] = Combination({}, constant[name], shape, dtype)
             else:
@@ -269,7 +270,7 @@ def _call(
     if op is aten.as_strided.default:
         raise TraceError("as_strided depends on the memory layout")
     shape = _shape(value, batch)
-    return builder.call(op, args, kwargs, shape, value.dtype if shape is not None else None)
+    return builder.call(op, args, kwargs, shape, value.dtype if isinstance(value, Tensor) else None)
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import torch
+
 from energynet.trace.capture import Traced
 from energynet.trace.graph import LINEAR, PRODUCTS, Builder, Combination, Kind, Node, nodes_in, substitute
 
@@ -97,15 +99,19 @@ class _Rewriter:
 
     def _linear_in(self, node: Node) -> int | None:
         """The argument that an operator is linear in, if it is the only one that moves."""
-        position = LINEAR.get(getattr(node.op, "overloadpacket", None))
+        if not isinstance(node.op, torch._ops.OpOverload):
+            return None
+        position = LINEAR.get(node.op.overloadpacket)
         if position is None:
             return None
         others = (*node.args[:position], *node.args[position + 1 :], node.kwargs)
         return position if all(self._still(n) for n in nodes_in(others)) else None
 
     def _is_product(self, node: Node) -> bool:
-        return getattr(node.op, "overloadpacket", None) in PRODUCTS and all(
-            isinstance(argument, Node) for argument in node.args
+        return (
+            isinstance(node.op, torch._ops.OpOverload)
+            and node.op.overloadpacket in PRODUCTS
+            and all(isinstance(argument, Node) for argument in node.args)
         )
 
     def _with(self, node: Node, position: int, part: Any) -> Combination:

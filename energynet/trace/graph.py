@@ -170,7 +170,7 @@ class Builder:
         dtype: torch.dtype | None,
         name: str = "",
     ) -> Node:
-        key = (op, _hashable(args), _hashable(kwargs), name)
+        key = (op, _hashable(args), _hashable(kwargs), shape if op is Kind.COMBINATION else name)
         if key not in self._nodes:
             reads = frozenset([name]) if op is Kind.INPUT else frozenset()
             for node in nodes_in((args, kwargs)):
@@ -236,14 +236,13 @@ class Builder:
         if shape is None or dtype is None or not isinstance(op, torch._ops.OpOverload):
             return self.opaque(op, args, kwargs, shape, dtype)
         tensors = [a for a in args if isinstance(a, Combination)]
-        if dtype.is_floating_point or dtype.is_complex:
-            if all(t.dtype == dtype for t in tensors):
-                simple = self._simplify(op, args, kwargs, shape, dtype)
-                if simple is not None:
-                    return simple
+        if (dtype.is_floating_point or dtype.is_complex) and all(t.dtype == dtype for t in tensors):
+            simple = self._simplify(op, args, kwargs, shape, dtype)
+            if simple is not None:
+                return simple
         return self.opaque(op, args, kwargs, shape, dtype)
 
-    def _simplify(
+    def _simplify(  # noqa: C901  a table of rules, one for each operator
         self,
         op: torch._ops.OpOverload,
         args: tuple[Any, ...],
@@ -278,11 +277,12 @@ class Builder:
                 return first.scaled(1 / second.constant, shape)
             return self._pull(op, 0, args, kwargs, shape, dtype)
         if packet in (aten.pow, aten.square):
-            power = 2 if packet is aten.square else second
+            power: Any = 2 if packet is aten.square else second
             return self._power(first, power, shape, dtype) if _number(power) else None
         if packet is aten.addmm:
             scale, bias = kwargs.get("alpha", 1), kwargs.get("beta", 1)
-            product = self._bilinear(aten.mm.default, args[1], args[2], shape, dtype)
+            operands: Any = args
+            product = self._bilinear(aten.mm.default, operands[1], operands[2], shape, dtype)
             if not (_number(scale) and _number(bias)):
                 return None
             return first.scaled(bias).plus(product.scaled(scale), shape)
@@ -320,7 +320,7 @@ class Builder:
         if packet is aten.sub:
             alpha = -alpha
         if packet is aten.rsub:
-            first, second, alpha = first.scaled(-alpha), second, 1
+            first, alpha = first.scaled(-alpha), 1
         return first.plus(second.scaled(alpha), shape)
 
     def _product(

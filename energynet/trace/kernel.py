@@ -7,6 +7,7 @@ environment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ class Environment:
         self.known: frozenset[str] = frozenset(values) | (parent.known if parent else frozenset())
         self.batch = batch
         self._values = dict(values)
-        self._parent = parent
+        self.parent = parent
         self._index = index
         self._computed: dict[Node, Any] = {}
 
@@ -55,15 +56,15 @@ class Environment:
         return self._computed[node]
 
     def _inherits(self, node: Node) -> bool:
-        if self._parent is None or node.shape is None or not node.reads <= self._parent.known:
+        if self.parent is None or node.shape is None or not node.reads <= self.parent.known:
             return False
         if self._index is None:
             return True
         return Dim.EXPRESSION not in node.shape and node.shape.count(Dim.BATCH) <= 1
 
     def _inherited(self, node: Node) -> Tensor:
-        assert self._parent is not None and node.shape is not None
-        value: Tensor = self._parent.get(node)
+        assert self.parent is not None and node.shape is not None
+        value: Tensor = self.parent.get(node)
         if self._index is not None and Dim.BATCH in node.shape:
             return value.index_select(node.shape.index(Dim.BATCH), self._index)
         return value
@@ -80,7 +81,7 @@ class Environment:
 
     def _combine(self, node: Node) -> Tensor:
         constant, *terms = node.args
-        total: Tensor | None = None
+        total: Any = None
         for coefficient, term in sorted(terms, key=lambda t: _is_product(t[1])):
             if total is not None and _is_product(term) and term.shape == node.shape:
                 first, second = (self.get(argument) for argument in term.args)
@@ -89,10 +90,11 @@ class Environment:
                 total = _scaled(self.get(term), coefficient)
             else:
                 total = torch.add(total, self.get(term), alpha=coefficient)
-        assert total is not None and node.shape is not None
+        assert node.shape is not None
         if constant:
             total = total + constant
-        return total.expand([self.batch if n is Dim.BATCH else n for n in node.shape])
+        size = [n if isinstance(n, int) else self.batch for n in node.shape]
+        return total if list(total.shape) == size else total.expand(size)
 
     def take(self, index: Tensor) -> Environment:
         """The same environment for the samples of ``index``, which may repeat some."""
@@ -127,19 +129,19 @@ class Kernel:
         Nodes whose values the code reads from an `Environment`.
     source
         The code, for inspection.
+    work
+        Multiplications for each sample in the matrix products of the code.
     """
 
     def __init__(self, traced: Traced, outputs: Sequence[str], free: Sequence[str]) -> None:
         self.constants: list[Node] = []
+        self.work = 0
         self._traced = traced
         self._free = frozenset(free)
         self._names: dict[Node, str] = {}
         self._scope: dict[str, Any] = {"torch": torch, "_device": traced.builder.device}
         self._lines: list[str] = []
-        self._uses: dict[Node, int] = {}
-        arguments = []
-        for position, name in enumerate(free):
-            arguments.append(f"s{position}")
+        arguments = [f"s{position}" for position in range(len(free))]
         self._inputs = dict(zip(free, arguments, strict=True))
         self._batch = next((f"s{i}" for i, n in enumerate(free) if traced.inputs[n].batched), None)
         nodes = [traced.builder.node(traced.outputs[name]) for name in outputs]
@@ -194,9 +196,15 @@ class Kernel:
             return self._constant(node)
         if node.op is Kind.COMBINATION:
             return self._combine(node)
+        self._count(node)
         arguments = [self._lower(argument) for argument in node.args]
         arguments += [f"{key}={self._lower(value)}" for key, value in node.kwargs.items()]
         return self._assign(f"{self._function(node.op)}({', '.join(arguments)})")
+
+    def _count(self, node: Node) -> None:
+        if node.op in (aten.mm.default, aten.bmm.default):
+            sizes = [n for n in (*node.args[0].shape, *node.args[1].shape[-1:]) if isinstance(n, int)]
+            self.work += math.prod(sizes)
 
     def _function(self, op: Any) -> str:
         known = _FAST.get(op)
@@ -219,6 +227,7 @@ class Kernel:
             alpha = "" if coefficient == 1 else f", alpha={coefficient!r}"
             fits = term.shape == node.shape  # a fused multiply-add broadcasts only what is added
             if total and _is_product(term) and fits and term not in self._names:
+                self._count(term)
                 first, second = (self._lower(argument) for argument in term.args)
                 total = self._assign(f"torch.addmm({total}, {first}, {second}{alpha})")
             elif total:

@@ -9,7 +9,7 @@ import torch
 
 from energynet.errors import TraceError
 from energynet.trace.capture import Function, Recording, Spec, Traced
-from energynet.trace.graph import Builder
+from energynet.trace.graph import Builder, Combination, Node
 from energynet.trace.kernel import Kernel
 
 
@@ -56,6 +56,10 @@ class Program:
                 self._failures[key] = str(error)
                 raise
         return self._traced[key, tuple(zero)]
+
+    def node(self, value: Combination) -> Node:
+        """The node of a combination."""
+        return self._builder.node(value)
 
     def kernel(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def test_the_error_falls_with_the_power_of_beta(seed: int, estimator: tuple[str,
     kind, power = estimator
     betas = [0.1, 0.01, 0.001]
     errors = [error(smooth(seed), beta, kind, seed) for beta in betas]
-    for above, below in zip(errors[:-1], errors[1:], strict=True):
+    for above, below in pairwise(errors):
         assert math.log10(above / below) == pytest.approx(power, abs=0.25)
 
 

@@ -18,7 +18,7 @@ RULES: dict[str, Any] = {
     "one-sided": lambda e: en.EquilibriumPropagation(e, COST, 0.01, "one-sided"),
     "implicit": lambda e: en.ImplicitDifferentiation(e, COST),
     "unrolled": lambda e: en.Unrolled(e, COST, 20),
-    "hebbian": lambda e: en.ContrastiveHebbian(e),
+    "hebbian": en.ContrastiveHebbian,
 }
 
 
@@ -132,7 +132,7 @@ def test_missing_and_unknown_data_are_named(name: str) -> None:
         rule(**{n: v for n, v in batch.items() if n != missing})
     with pytest.raises(en.StateError, match=r"'z'.*'x', 'h1', 'y'"):
         rule(**batch, z=batch["x"])
-    with pytest.raises(en.StateError, match="'x'.*finite"):
+    with pytest.raises(en.StateError, match=r"'x'.*finite"):
         rule(**{**batch, "x": batch["x"] * torch.nan})
 
 

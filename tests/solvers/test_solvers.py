@@ -89,8 +89,12 @@ def test_in_a_box_it_is_the_minimum_that_scipy_finds(seed: int, solver: str) -> 
     for i, own in enumerate(field.numpy()):
         best = minimize(
             lambda z, own=own: (0.5 * z @ matrix @ z - own @ z, matrix @ z - own),
-            np.full(7, 0.1), jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-15, "gtol": 1e-12},
-        )  # fmt: skip
+            np.full(7, 0.1),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={"ftol": 1e-15, "gtol": 1e-12},
+        )
         value = 0.5 * found[i] @ matrix @ found[i] - own @ found[i]
         assert value <= best.fun + 1e-9
         assert found[i] == pytest.approx(best.x, abs=1e-4)
@@ -194,8 +198,6 @@ def test_a_solver_of_ones_own_needs_only_a_step() -> None:
     class Momentum(en.Solver):
         """Heavy-ball steps, whose carry is dropped sample by sample."""
 
-        check_every = 3
-
         def init(self, flow: Any, state: Any) -> Any:
             return {"speed": {name: torch.zeros_like(value) for name, value in state.items()}}
 
@@ -211,5 +213,5 @@ def test_a_solver_of_ones_own_needs_only_a_step() -> None:
     ).unsqueeze(1)
     solution = en.settle(energy, clamp={"f": field}, solver=Momentum(), throw=True)
     assert len(set(solution.steps.tolist())) > 1
-    assert all(int(n) % 3 == 0 for n in solution.steps)
+    assert all(int(n) % 5 == 0 for n in solution.steps)
     assert join(solution) == pytest.approx(np.linalg.solve(hessian.numpy(), field.numpy().T).T, abs=1e-8)

@@ -79,7 +79,7 @@ def test_a_unit_under_a_field_settles_at_its_activation(shape: tuple[int, ...]) 
         lambda: Bilinear("a", "a", a=en.Real(2)),
         lambda: Bilinear("a", "b", a=en.Real(2)),
         lambda: Bilinear("a", "b", a=en.Real(2), c=en.Real(2)),
-        lambda: Field(),
+        Field,
         lambda: Field(a=en.Real(2), b=en.Real(2)),
         lambda: Leak(a=en.Real(2), b=en.Real(2)),
         lambda: Leak(s=en.Bit(2)),  # type: ignore[arg-type]

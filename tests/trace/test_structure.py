@@ -116,11 +116,14 @@ def test_curvatures_are_the_diagonal_of_the_hessian(kind: str) -> None:
         assert not torch.allclose(hessian, torch.diag_embed(diagonal), atol=1e-9)
         return
     assert torch.allclose(hessian, torch.diag_embed(diagonal), atol=1e-12)
-    (curvature,) = point.forces.block_curvature(0, point.start)
-    assert torch.allclose(torch.as_tensor(curvature, dtype=torch.float64).expand(3, 4), diagonal, atol=1e-10)
     assert isinstance(point.forces, TracedForces)
     if found == "exact":
-        assert point.forces.convex("s") == bool((diagonal > 0).all())
+        (exact,) = point.forces.exact(0)
+        curvature = exact.value
+        assert exact.convex == bool((diagonal > 0).all())
+    else:
+        (curvature,) = point.forces.separable(0, point.start)
+    assert torch.allclose(torch.as_tensor(curvature, dtype=torch.float64).expand(3, 4), diagonal, atol=1e-10)
 
 
 def test_the_field_of_an_exact_variable_is_its_force_at_zero() -> None:
@@ -138,7 +141,8 @@ def test_a_linked_layer_is_exact_in_its_potential(activation: str) -> None:
         (("h1",), (), ()),
         (("y",), (), ()),
     ]
-    assert [point.forces.block_curvature(i, point.start) for i in range(2)] == [(1.0,), (1.0,)]
+    found = [curvature for i in range(2) for curvature in point.forces.exact(i)]
+    assert [(curvature.value, curvature.convex) for curvature in found] == [(1.0, True), (1.0, True)]
 
 
 def test_without_a_trace_of_its_curvature_a_variable_takes_gradient_steps() -> None:

@@ -145,7 +145,7 @@ def test_samples_do_not_know_of_each_other(solver: str, activation: str) -> None
     assert float(together.residual.max()) < 1e-5
 
 
-@pytest.mark.parametrize("every", [1, 3, 5, 7])
+@pytest.mark.parametrize("every", [1, 7])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_recording_changes_nothing_and_shows_what_happened(solver: str, every: int) -> None:
     model, x = network()

@@ -116,7 +116,7 @@ def network(activation: str = "hardsigmoid", seed: int = 0) -> tuple[en.models.L
     model = en.models.LayeredHopfield([5, 8, 6, 3], activation=activation).double()
     for part in model.couplings.values():
         part.weight.data.mul_(6.0 if activation == "sigmoid" else 1.5)  # type: ignore[union-attr, operator]
-    return model, 2 * torch.randn(12, 5, dtype=F64)
+    return model, 2 * torch.randn(8, 5, dtype=F64)
 
 
 SOLVERS = {
@@ -157,7 +157,7 @@ def test_recording_changes_nothing_and_shows_what_happened(solver: str, every: i
         assert torch.equal(plain.state[name], seen.state[name])
     assert torch.equal(plain.steps, seen.steps)
     times = 1 + int(seen.steps.max()) // every
-    assert seen.trajectory["y"].shape == (times, 12, 3)
+    assert seen.trajectory["y"].shape == (times, 8, 3)
     for time in (1, times - 1):
         short = en.settle(model, clamp={"x": x}, solver=SOLVERS[solver], max_steps=time * every)
         for name in ("h1", "h2", "y"):
@@ -178,7 +178,7 @@ def test_what_is_recorded() -> None:
     both = recorded({"y": lambda state: state["y"], "first": lambda state: state["h1"][:, 0]})
     assert torch.equal(both["y"], states["y"])
     assert torch.equal(both["first"], states["h1"][:, :, 0])
-    assert recorded("residual").shape == (8, 12)
+    assert recorded("residual").shape == (8, 8)
     assert recorded(None) is None
     with pytest.raises(ValueError, match="got 'heat'"):
         recorded("heat")
@@ -214,7 +214,7 @@ def test_the_solution_has_the_energy_and_the_residual_of_its_state() -> None:
 def test_a_residual_is_asked_for_before_the_parameters_change() -> None:
     model, x = network()
     rule = en.ContrastiveHebbian(model)
-    (_, phase) = rule.phases(x=x, y=torch.rand(12, 3, dtype=F64))
+    (_, phase) = rule.phases(x=x, y=torch.rand(8, 3, dtype=F64))
     with torch.no_grad():
         model.fields["y"].bias.add_(1)  # type: ignore[union-attr, operator]
     with pytest.raises(RuntimeError, match="have changed since settling"):

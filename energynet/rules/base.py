@@ -105,9 +105,9 @@ class LearningRule(nn.Module):
         for name, tensor in data.items():
             if isinstance(tensor, Tensor) and tensor.requires_grad:
                 raise StateError(
-                    f"{type(self).__name__}: variable {name!r} requires grad, but a rule gives gradients to the "
-                    "parameters of its energy only; pass it detached, or make what computes it a part of the "
-                    "energy"
+                    f"{type(self).__name__}: variable {name!r} requires grad, but a rule gives gradients "
+                    "to the parameters of its energy only; pass it detached, or make what computes it a part "
+                    "of the energy"
                 )
         value, gradient = self.learn(data)
         parameters = [p for p in self.parameters() if p in gradient]

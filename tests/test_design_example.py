@@ -84,4 +84,4 @@ assert not hasattr(en, "no_such_name")
 print("fine")
 """
     done = run(code)
-    assert done.stdout == "fine\\n", done.stderr
+    assert done.stdout == "fine\n", done.stderr

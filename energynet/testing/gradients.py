@@ -280,5 +280,5 @@ def _hint(row: Row) -> str:
     if row.cosine < -0.9:
         return "the sign is wrong: backward() must leave what an optimiser descends"
     if row.cosine > 0.999:
-        return f"the direction is right and the size is not: a factor of {row.ratio:.4g} too much"
+        return f"the direction is right and the size is not: it is {row.ratio:.4g} times what it should be"
     return "settle further (until=), or nudge less (beta=), if it is an estimate; else derive the rule again"

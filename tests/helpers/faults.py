@@ -140,6 +140,18 @@ class RightForce(Spring):
         return {name: right[name] for name in wrt}
 
 
+class StaleForce(Spring):
+    """The closed form of its force uses the weight that it was made with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = self.weight.detach().clone()
+
+    def force(self, state: en.State, wrt: Sequence[str]) -> en.State:
+        right = {"s": state["r"] @ self.kept - state["s"], "r": state["s"] @ self.kept.T - state["r"]}
+        return {name: right[name] for name in wrt}
+
+
 class SkipsATerm(en.terms.Leak):
     """Its terms do not add up to it."""
 

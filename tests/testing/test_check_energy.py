@@ -57,12 +57,6 @@ def test_laws_of_form_hold_for_every_generated_energy(model: en.Energy) -> None:
     assert set(laws) <= set(report.passed)
 
 
-def test_conditioned_energy_obeys_the_laws_of_form() -> None:
-    model = Tiny(3, 4, 2).condition(x=torch.ones(1, 3))  # one sample, which every batch shares
-    report = check_energy(model, laws=["energies_are_independent", "energy_has_the_right_shape"])
-    assert len(report.passed) == 2
-
-
 @pytest.mark.filterwarnings("ignore::energynet.EagerFallback")
 @pytest.mark.parametrize(
     ("fault", "law", "at"),
@@ -121,25 +115,12 @@ def test_mixing_breaks_each_law_of_the_batch(law: str) -> None:
     assert caught.value.law == law
 
 
-def test_number_taken_out_of_a_parameter_is_caught_by_its_law_alone() -> None:
-    with pytest.raises(ConformanceError) as caught:
-        check_energy(Stale(), laws=["force_follows_the_parameters"])
-    assert caught.value.law == "force_follows_the_parameters"
-
-
-class Stale(faults.Spring):
-    """Keeps a product with a parameter between calls."""
-
-    kept: torch.Tensor | None = None
-
-    def force(self, state: en.State, wrt: list[str]) -> en.State:
-        if self.kept is None or self.kept.dtype != self.weight.dtype:
-            self.kept = self.weight.detach().clone()
-        right = {
-            "s": state["r"] @ self.kept - state["s"],
-            "r": state["s"] @ self.kept.T - state["r"],
-        }
-        return {name: right[name] for name in wrt}
+def test_force_with_a_stale_copy_of_a_parameter_is_caught() -> None:
+    """It is right until the parameters change, so the laws before have no objection."""
+    laws = ["force_override_is_the_gradient", "force_is_the_gradient", "force_follows_the_parameters"]
+    with pytest.raises(ConformanceError, match="after a step of the parameters") as caught:
+        check_energy(faults.StaleForce(), laws=laws)
+    assert caught.value.report.passed == laws[:2]
 
 
 def test_python_flow_that_depends_on_values_is_right_but_warns() -> None:

@@ -161,6 +161,9 @@ class Digits(Config):
     test data.
     """
 
+    # Held-out accuracy after the last epoch, mean of seeds 0 to 4, of EP and backprop: as
+    # below 97.7 and 97.6 %; with lr 0.005 96.9 and 96.9; and 256 hidden units 96.9 and 96.8; or batches of
+    # 20 97.5 and 97.6. Hard sigmoids leave outputs without a gradient: backprop reached 66 % (one seed).
     name: str = "digits"
     """The run is left in a directory of this name."""
 

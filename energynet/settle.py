@@ -337,8 +337,8 @@ class _Recorder:
         return torch.stack(self._found) if isinstance(first, Tensor) else self._found
 
 
-def check_converged(solution: Solution) -> None:
-    """Raise `SettlingError` if a sample diverged or ran out of steps."""
+def check_finite(solution: Solution) -> None:
+    """Raise `SettlingError` if a sample diverged."""
     diverged = (solution.status == Status.DIVERGED).nonzero().flatten().tolist()
     if diverged:
         sample = diverged[0]
@@ -348,6 +348,11 @@ def check_converged(solution: Solution) -> None:
             f"{sample} by step {int(solution.steps[sample])}, where {', '.join(bad) or 'the force'} became "
             "infinite or NaN; use a smaller dt or another solver, or check that the energy is bounded below"
         )
+
+
+def check_converged(solution: Solution) -> None:
+    """Raise `SettlingError` if a sample diverged or ran out of steps."""
+    check_finite(solution)
     late = (solution.status == Status.MAX_STEPS).nonzero().flatten().tolist()
     if late:
         worst = float(solution.residual[late].max())

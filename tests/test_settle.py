@@ -31,7 +31,7 @@ def rates(*values: float) -> dict[str, Tensor]:
 
 
 def steps_of_euler(rate: float, dt: float, atol: float) -> int:
-    """First multiple of 5 at which the velocity before the last step, rate (1 - rate dt)^(n - 1), is small."""
+    """First multiple of 5 where the velocity before the last step, rate (1 - rate dt)^(n - 1), is small."""
     n = 5
     while abs(rate * (1 - rate * dt) ** (n - 1)) > atol:
         n += 5
@@ -116,7 +116,7 @@ def network(activation: str = "hardsigmoid", seed: int = 0) -> tuple[en.models.L
     model = en.models.LayeredHopfield([5, 8, 6, 3], activation=activation).double()
     for part in model.couplings.values():
         part.weight.data.mul_(6.0 if activation == "sigmoid" else 1.5)  # type: ignore[union-attr, operator]
-    return model, 2 * torch.randn(12, 5, dtype=F64)
+    return model, 2 * torch.randn(8, 5, dtype=F64)
 
 
 SOLVERS = {
@@ -145,7 +145,7 @@ def test_samples_do_not_know_of_each_other(solver: str, activation: str) -> None
     assert float(together.residual.max()) < 1e-5
 
 
-@pytest.mark.parametrize("every", [1, 3, 5, 7])
+@pytest.mark.parametrize("every", [1, 7])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_recording_changes_nothing_and_shows_what_happened(solver: str, every: int) -> None:
     model, x = network()
@@ -157,7 +157,7 @@ def test_recording_changes_nothing_and_shows_what_happened(solver: str, every: i
         assert torch.equal(plain.state[name], seen.state[name])
     assert torch.equal(plain.steps, seen.steps)
     times = 1 + int(seen.steps.max()) // every
-    assert seen.trajectory["y"].shape == (times, 12, 3)
+    assert seen.trajectory["y"].shape == (times, 8, 3)
     for time in (1, times - 1):
         short = en.settle(model, clamp={"x": x}, solver=SOLVERS[solver], max_steps=time * every)
         for name in ("h1", "h2", "y"):
@@ -178,7 +178,7 @@ def test_what_is_recorded() -> None:
     both = recorded({"y": lambda state: state["y"], "first": lambda state: state["h1"][:, 0]})
     assert torch.equal(both["y"], states["y"])
     assert torch.equal(both["first"], states["h1"][:, :, 0])
-    assert recorded("residual").shape == (8, 12)
+    assert recorded("residual").shape == (8, 8)
     assert recorded(None) is None
     with pytest.raises(ValueError, match="got 'heat'"):
         recorded("heat")
@@ -214,7 +214,7 @@ def test_the_solution_has_the_energy_and_the_residual_of_its_state() -> None:
 def test_a_residual_is_asked_for_before_the_parameters_change() -> None:
     model, x = network()
     rule = en.ContrastiveHebbian(model)
-    (_, phase) = rule.phases(x=x, y=torch.rand(12, 3, dtype=F64))
+    (_, phase) = rule.phases(x=x, y=torch.rand(8, 3, dtype=F64))
     with torch.no_grad():
         model.fields["y"].bias.add_(1)  # type: ignore[union-attr, operator]
     with pytest.raises(RuntimeError, match="have changed since settling"):
@@ -241,9 +241,10 @@ def test_energies_that_cannot_be_traced_settle_in_inference_mode() -> None:
         lambda e, x, s: (0.5 * s.square() - s * x).sum(1) * (1 if float(x.sum()) > -1e9 else 2),
         x=en.Real(2), s=en.Real(2),
     )  # fmt: skip
-    with torch.inference_mode(), pytest.warns(en.EagerFallback):
+    with torch.inference_mode():
         x = torch.randn(3, 2)
-        solution = en.settle(energy, clamp={"x": x})
+        with pytest.warns(en.EagerFallback):
+            solution = en.settle(energy, clamp={"x": x})
     assert torch.allclose(solution.state["s"], x, atol=1e-4)
 
 

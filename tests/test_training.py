@@ -83,9 +83,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing interrupted, in a process of its own with another order of hashing."""
     runs = tmp_path_factory.mktemp("runs")
     server = Server(hash_seed=1)
-    status, _ = server.run(*arguments(runs, "whole"))
+    status, length = server.run(*arguments(runs, "whole"))
     server.close()
     assert status == 0
+    (runs / "length").write_text(str(length))
     return runs / "whole"
 
 
@@ -115,22 +116,22 @@ def assert_same_run(mine: Path, theirs: Path) -> None:
 def test_killed_at_any_time(server: Server, whole: Path, tmp_path: Path) -> None:
     """Killed again and again, at times drawn from the whole length of the run and a little more."""
     command = [*arguments(tmp_path, "run"), "--resume"]
-    status, length = server.run(*arguments(tmp_path, "measured"))
-    assert status == 0
+    length = float((whole.parent / "length").read_text())
     draw = random.Random(0)
     killed = 0
-    for _ in range(7):
+    for _ in range(5):
         status, _ = server.run(*command, kill_after=draw.uniform(0, 0.7 * length))
         killed += status == -9
     assert server.run(*command)[0] == 0
-    assert killed > 2
+    assert killed > 1
     assert_same_run(tmp_path / "run", whole)
 
 
 def test_killed_within_operations_on_files(server: Server, whole: Path, tmp_path: Path) -> None:
     """Killed while it writes: metrics, the checkpoint, its renaming, and what follows on resuming."""
     command = [*arguments(tmp_path, "run"), "--resume"]
-    for die_at in (2, 9, 26, 5, 15, 17, 18, 19):
+    # A line of metrics, twice; after a checkpoint; within the next; before it is renamed.
+    for die_at in (9, 26, 20, 15, 18):
         assert server.run(*command, die_at=die_at)[0] == -9
     assert server.run(*command)[0] == 0
     assert_same_run(tmp_path / "run", whole)

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from energynet.energy import Energy
 from energynet.errors import StateError
+from energynet.flow import EnergyFlow
 from energynet.rules.contrast import by_parameter, contrast
-from energynet.settle import Solution
+from energynet.settle import Solution, check_finite, relax
+from energynet.solvers import Solver
+from energynet.stopping import Until
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -99,6 +102,13 @@ class LearningRule(nn.Module):
         """
         if not torch.is_grad_enabled():
             return self.evaluate(**data)
+        for name, tensor in data.items():
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                raise StateError(
+                    f"{type(self).__name__}: variable {name!r} requires grad, but a rule gives gradients "
+                    "to the parameters of its energy only; pass it detached, or make what computes it a part "
+                    "of the energy"
+                )
         value, gradient = self.learn(data)
         parameters = [p for p in self.parameters() if p in gradient]
         return _Loss.apply(value.detach(), [gradient[p] for p in parameters], *parameters)  # type: ignore[no-any-return]
@@ -118,6 +128,20 @@ class _Loss(torch.autograd.Function):
         if slope.device.type == "cpu" and float(slope) == 1:  # a plain backward(): nothing to multiply
             return (None, None, *ctx.gradient)
         return (None, None, *(g * slope for g in ctx.gradient))
+
+
+def settled(flow: EnergyFlow, *, solver: Solver | None, max_steps: int, until: Until | None) -> Solution:
+    """Where a flow settles, for a phase of a rule.
+
+    Raises
+    ------
+    SettlingError
+        If a sample diverged: one would spoil the gradient of the whole batch. Samples that have run out of
+        steps are taken as they are.
+    """
+    solution = relax(flow, solver=solver, max_steps=max_steps, until=until)
+    check_finite(solution)
+    return solution
 
 
 def require(rule: object, data: Mapping[str, Tensor], names: Sequence[str], allowed: Sequence[str]) -> None:

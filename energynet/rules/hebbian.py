@@ -10,8 +10,8 @@ from torch import Tensor
 
 from energynet.energy import Energy
 from energynet.errors import StateError
-from energynet.rules.base import LearningRule, Phase, require
-from energynet.settle import Solution, flow_of, relax
+from energynet.rules.base import LearningRule, Phase, require, settled
+from energynet.settle import Solution, flow_of
 from energynet.solvers import Solver
 from energynet.stopping import Status, Until
 
@@ -79,7 +79,9 @@ class ContrastiveHebbian(LearningRule):
             )
         with torch.no_grad():
             conditioned = self.energy.condition(**{name: data[name] for name in self.given})
-            free = relax(flow_of(conditioned), solver=self.solver, max_steps=self.max_steps, until=self.until)
+            free = settled(
+                flow_of(conditioned), solver=self.solver, max_steps=self.max_steps, until=self.until
+            )
             rest = {name: value for name, value in data.items() if name not in self.given}
             clamped = self._clamped(data, rest, free)
         return [Phase(1.0, self.energy, clamped), Phase(-1.0, self.energy, free)]
@@ -90,7 +92,7 @@ class ContrastiveHebbian(LearningRule):
         if not conditioned.variables:
             return _clamped_whole(free, rest)
         flow = flow_of(conditioned, state=hidden)
-        return relax(flow, solver=self.solver, max_steps=self.max_steps, until=self.until)
+        return settled(flow, solver=self.solver, max_steps=self.max_steps, until=self.until)
 
     def value(self, phases: Sequence[Phase]) -> Tensor:
         clamped, free = (phase.solution.energy for phase in phases)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from energynet.cost import Cost
 from energynet.energy import Energy, Sum
-from energynet.settle import Solution, flow_of, relax
+from energynet.rules.base import settled
+from energynet.settle import Solution, flow_of
 from energynet.solvers import Solver
 from energynet.state import State
 from energynet.stopping import Until
@@ -60,7 +61,7 @@ class Nudged:
     def free(self, *, solver: Solver | None, max_steps: int, until: Until | None) -> Solution:
         """Settle without a nudge."""
         flow = flow_of(self._conditioned, {NUDGE: self._strength(0.0)})
-        return relax(flow, solver=solver, max_steps=max_steps, until=until)
+        return settled(flow, solver=solver, max_steps=max_steps, until=until)
 
     def nudged(
         self,
@@ -74,7 +75,7 @@ class Nudged:
     ) -> Solution:
         """Settle under a nudge, from some point, on the flow of the free phase."""
         flow = free.flow.rebind(start, **{NUDGE: self._strength(strength)})
-        return relax(flow, solver=solver, max_steps=max_steps, until=until)
+        return settled(flow, solver=solver, max_steps=max_steps, until=until)
 
     def _strength(self, strength: float | Tensor) -> Tensor:
         return strength if isinstance(strength, Tensor) else self.like.new_full((self._batch,), strength)

@@ -49,19 +49,19 @@ def layered(
     return model.double()
 
 
+def tiny() -> Tiny:
+    torch.manual_seed(0)
+    return Tiny(4, 6, 3).double()
+
+
 NETWORKS = {
     "hardsigmoid": lambda: layered("hardsigmoid", 4, 6, 3),
     "sigmoid": lambda: layered("sigmoid", 4, 6, 5, 3, gain=3.0),
     "tanh": lambda: layered("tanh", 4, 6, 3),
     "saturated": lambda: layered("hardsigmoid", 4, 6, 3, gain=2.0, seed=1),
     "skips": lambda: layered("tanh", 4, 5, 6, 3, gain=0.7, skips=[("x", "h2"), ("h1", "y"), ("x", "y")]),
-    "tiny": lambda: tiny(),  # noqa: PLW0108  it is defined below
+    "tiny": tiny,
 }
-
-
-def tiny() -> Tiny:
-    torch.manual_seed(0)
-    return Tiny(4, 6, 3).double()
 
 
 def data(batch: int = 5, seed: int = 0) -> dict[str, Tensor]:

@@ -78,7 +78,7 @@ def test_the_contrast_is_the_difference_of_energies_and_vanishes_on_what_is_know
 
 @pytest.mark.parametrize("activation", ["hardsigmoid", "sigmoid"])
 def test_without_hidden_units_it_is_the_delta_rule(activation: str) -> None:
-    """y = f(W x + b) free and the target clamped: dW = (y - target) x', with nothing to settle when clamped."""
+    """y = f(W x + b) free, the target clamped: dW = (y - target) x', and nothing to settle when clamped."""
     model, batch = layered(activation, 4, 3), given_data()
     rule = en.ContrastiveHebbian(model, until=TIGHT)
     weight, bias = model.couplings["x_y"].weight, model.fields["y"].bias

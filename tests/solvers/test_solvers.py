@@ -89,8 +89,12 @@ def test_in_a_box_it_is_the_minimum_that_scipy_finds(seed: int, solver: str) -> 
     for i, own in enumerate(field.numpy()):
         best = minimize(
             lambda z, own=own: (0.5 * z @ matrix @ z - own @ z, matrix @ z - own),
-            np.full(7, 0.1), jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-15, "gtol": 1e-12},
-        )  # fmt: skip
+            np.full(7, 0.1),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={"ftol": 1e-15, "gtol": 1e-12},
+        )
         value = 0.5 * found[i] @ matrix @ found[i] - own @ found[i]
         assert value <= best.fun + 1e-9
         assert found[i] == pytest.approx(best.x, abs=1e-4)

@@ -79,7 +79,7 @@ STYLES: dict[str, Callable[..., Tensor]] = {
     "logsumexp": lambda e, x, s: 0.5 * s.square().sum(1) - torch.logsumexp(s @ e.W, 1),
     "softmax": lambda e, x, s: (torch.softmax(s, 1) * x).sum(1) + functional.log_softmax(s, 1)[:, 0],
     "powers": lambda e, x, s: (s**2 + s**3 - 2**s + (s.square() + 1) ** 0.5 + s**1 + s**0).sum(1),
-    "division": lambda e, x, s: (s / (1 + x.square()) + 1 / (1 + s.square()) - 3 / (2 + s.cos())).sum(1),
+    "division": lambda e, x, s: (s.square() / 3 + s / (1 + x.square()) + 1 / (1 + s.square()) - 3 / (2 + s.cos())).sum(1),
     "norms": lambda e, x, s: (s - x).norm(dim=1) + functional.cosine_similarity(s, x, dim=1),
     "layer norm": lambda e, x, s: (functional.layer_norm(s, (4,)) * x).sum(1),
     "gelu": lambda e, x, s: (functional.gelu(s) + functional.softplus(s) + functional.elu(s)).sum(1),
@@ -120,7 +120,7 @@ def near(found: Tensor, expected: Tensor) -> None:
 def test_one_trace_gives_force_and_energy_of_every_batch(style: str, dtype: torch.dtype) -> None:
     energy = build(STYLES[style], dtype)
     traces = 0
-    for size in (3, 1, 2, 7, 20):
+    for size in (3, 1, 7, 20):
         state = {n: torch.randn(size, 4, dtype=dtype) for n in ("x", "s")}
         held = energy.condition(x=state["x"])
         near(held.force({"s": state["s"]}, ["s"])["s"], autograd_force(energy, state, ["s"])["s"])
@@ -181,7 +181,7 @@ def evaluate(tree: object, e: en.Energy, state: dict[str, Tensor]) -> Tensor:
     return (UNARY[name] if len(values) == 1 else BINARY[name])(*values)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(expressions, st.sampled_from([1, 2, 5, 7]))
 def test_any_expression_has_the_force_of_autograd(tree: object, size: int) -> None:
     generator = torch.Generator().manual_seed(1)

@@ -120,7 +120,7 @@ def test_samples_that_share_a_product_among_themselves_are_told_apart() -> None:
     """A value with two batch dimensions cannot be selected by one: it is computed again."""
 
     def pairs(e: en.Energy, x: Tensor, h: Tensor, y: Tensor) -> Tensor:
-        return (x @ x.T).diagonal() * h.sum(1) + y.sum(1)
+        return ((x @ x.T) * (h @ h.T)).diagonal() + y.sum(1)
 
     energy, state = build(pairs), states(4)
     kernel = kernel_of(energy, ["h"])
@@ -128,7 +128,7 @@ def test_samples_that_share_a_product_among_themselves_are_told_apart() -> None:
     whole = Environment({**parameters_of(energy), "x": state["x"], "y": state["y"]}, 4)
     kernel.bind(whole)
     (found,) = kernel.bind(whole.take(rows))(state["h"][rows])
-    expected = -state["x"][rows].square().sum(1, keepdim=True).expand(3, 5)
+    expected = -2 * state["x"][rows].square().sum(1, keepdim=True) * state["h"][rows]
     assert torch.allclose(found, expected)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import FlakyFailure
 from torch import nn
 
 from energynet.energy import Conditioned, Energy
@@ -108,15 +109,23 @@ def check_law(
             _run(law, subject, examples)
         except NotApplicable as reason:
             return Outcome(law.name, "skipped", str(reason))
-        except Violation as violation:
-            _fail(law, report, str(violation), violation)
         except Exception as error:  # noqa: BLE001 - whatever the model raises is reported with the law
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            text = f"raised {type(error).__name__}: {error}\nat:        {last.name}, line {last.lineno}"
-            _fail(law, report, text, error)
+            _fail(law, report, _described(error), error)
     if not subject.compared:
         return Outcome(law.name, "skipped", "no example had what it speaks of, such as a fixed point")
     return Outcome(law.name, "passed", f"{subject.compared} comparisons")
+
+
+def _described(error: Exception) -> str:
+    if isinstance(error, FlakyFailure):  # the same example failed once and not again
+        first = _described(error.exceptions[0])
+        return (
+            f"{first}\nnote:      only at the first evaluation: the model, or what it warns of, has a memory"
+        )
+    if isinstance(error, Violation):
+        return str(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"raised {type(error).__name__}: {error}\nat:        {last.name}, line {last.lineno}"
 
 
 def _run(law: Law, subject: Subject, examples: int) -> None:

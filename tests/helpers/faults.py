@@ -145,7 +145,8 @@ class StaleForce(Spring):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kept = self.weight.detach().clone()
+        self.kept: Tensor
+        self.register_buffer("kept", self.weight.detach().clone(), persistent=False)
 
     def force(self, state: en.State, wrt: Sequence[str]) -> en.State:
         right = {"s": state["r"] @ self.kept - state["s"], "r": state["s"] @ self.kept.T - state["r"]}

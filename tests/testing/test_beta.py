@@ -30,8 +30,8 @@ COUPLING = (0.1, 0.5)
 BETAS = (1e-3, 1e-2, 1e-1)
 TIGHT = en.Stationary(atol=1e-14)  # so that settling leaves an error of 1e-11 even at the smallest beta
 KINDS = ("sigmoid", "tanh", "tiny", "hardsigmoid")
-# The one-sided error is c1 beta + c2 beta^2 + ..., and c1 may be small beside c2; over its two decades from
-# 1e-4 on the second term is at most a hundredth of the size that it has for the centered estimator at 0.1.
+# The one-sided error is c1 beta + c2 beta^2 + ..., so its slope bends sooner than that of the centered one, whose
+# next term is two orders higher: its two decades lie one decade lower.
 ONE_SIDED = (1e-4, 1e-3, 1e-2)
 
 Problem = tuple[en.Energy, dict[str, Tensor]]
@@ -67,10 +67,11 @@ def targets(model: en.Energy, batch: int) -> st.SearchStrategy[Tensor]:
 
 
 def away_from_kinks(model: LayeredHopfield, generator: torch.Generator) -> Tensor:
-    """Choose the biases so that one sample settles at a distance of 0.2 from every kink; its input.
+    """Choose the biases so that one sample settles where every drive is 0.3 from every kink; its input.
 
-    The state moves by at most beta |y - t| / mu < 0.2 sqrt(3) beta / 0.1, less than that for every beta here.
-    Hidden units are off, in between or saturated; outputs are in between, so that the cost has a gradient.
+    With at most three outputs, y in [0.3, 0.7] and t in [0.01, 0.99] the state moves by at most
+    beta |y - t| / (mu - beta) < 0.1 * 0.69 sqrt(3) / 0.4 < 0.3, and a drive by half of that. Hidden units are
+    off, in between or saturated; outputs are in between, so that the cost has a gradient.
     """
     state = {"x": torch.randn(1, model.variables["x"].shape[0], generator=generator, dtype=torch.float64)}
     drives = {}

@@ -139,6 +139,15 @@ def test_what_raises_is_reported_with_its_law() -> None:
         check_energy(Broken())
 
 
+def test_failure_that_does_not_come_back_is_reported_with_its_cause() -> None:
+    """Where warnings are errors, the fallback is one only when it is first met."""
+    with pytest.raises(
+        ConformanceError, match=r"(?s)raised EagerFallback: Branching.*only at the first"
+    ) as caught:
+        check_energy(faults.Branching(), laws=["force_is_the_gradient"])
+    assert caught.value.law == "force_is_the_gradient"
+
+
 def test_model_is_left_alone() -> None:
     model = Tiny(3, 4, 2).eval()
     model.first.weight.grad = torch.ones_like(model.first.weight)

@@ -72,6 +72,10 @@ class Cost(Energy):
 class SquaredError(Cost):
     """Half the sum over units of the squared difference, 1/2 |y - target|^2, for each sample."""
 
+    def check_target(self, variable: Variable, target: Tensor) -> None:
+        super().check_target(variable, target)
+        variable.check_values(TARGET, target)  # a target that the output can never take is a slip of scale
+
     def cost(self, output: Tensor, target: Tensor) -> Tensor:
         return 0.5 * rows((output - target).square()).sum(1)
 

@@ -223,3 +223,10 @@ def test_data_that_require_grad_are_refused(name: str) -> None:
     x, y = torch.rand(5, 3, requires_grad=True), torch.zeros(5, 2)
     with pytest.raises(en.StateError, match=r"'x' requires grad.*detached"):
         RULES[name](model)(x=x, **{"y" if name == "hebbian" else "target": y})
+
+
+@pytest.mark.parametrize("name", ["equilibrium", "implicit", "unrolled"])
+def test_a_target_outside_the_domain_of_the_output_is_refused(name: str) -> None:
+    model = en.models.LayeredHopfield([3, 4, 2])
+    with pytest.raises(en.StateError, match=r"'target'.*Unit\(2\).*\[0, 1\].*from 0 to 255"):
+        RULES[name](model)(x=torch.rand(2, 3), target=torch.tensor([[0.0, 255.0], [0.0, 1.0]]))

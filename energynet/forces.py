@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energynet.derivation import forces
+from energynet.derivation import Derivation, forces, weighted
 from energynet.energy import Conditioned, Energy, usable
 from energynet.errors import TraceError
 from energynet.link import Link
@@ -302,11 +302,26 @@ class EagerForces(Forces):
             state = {
                 n: v if v.requires_grad else usable(v).requires_grad_() for n, v in self._state(point).items()
             }
-            total = self._conditioned.energy(**state).sum()
-            slopes = torch.autograd.grad(
-                total, list(state.values()), create_graph=keep, allow_unused=True, materialize_grads=True
-            )
+            force = self._smooth(state, create_graph=keep)
+            for factor, part in self._conditioned.base.parts():
+                if self._from_potential(part):
+                    for name in force.keys() & part.variables:
+                        force[name] = force[name] + factor * part.potential_force(point[name], state[name])
+        return force
+
+    def _smooth(self, state: State, *, create_graph: bool) -> State:
+        """The force of the terms whose force is not known from the potential."""
+        parts = [p for p in self._conditioned.base.parts() if not self._from_potential(p[1])]
+        if not parts:
+            return {name: torch.zeros_like(value) for name, value in state.items()}
+        total = weighted(parts, {**self._conditioned.clamp, **state}).sum()
+        slopes = torch.autograd.grad(
+            total, list(state.values()), create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
         return {name: -slope for name, slope in zip(state, slopes, strict=True)}
+
+    def _from_potential(self, part: Energy) -> bool:
+        return part.derivation(self._links) is Derivation.POTENTIAL
 
     def energy(self, point: State) -> Tensor:
         return self._conditioned.energy(**self._state(point))

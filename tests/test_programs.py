@@ -152,3 +152,29 @@ def test_a_failed_trace_is_not_tried_again() -> None:
         for _ in range(3):
             energy.condition(x=torch.ones(1, 2)).force({"s": torch.ones(1, 2)}, ["s"])
     assert len(attempts) == 1
+
+
+class Untraceable(en.Energy):
+    """A field on one layer, behind a branch on a value."""
+
+    def __init__(self, y: en.Variable) -> None:
+        super().__init__(y=y)
+
+    def energy(self, y: Tensor) -> Tensor:
+        return -y.sum(1) if y.sum().item() > -1e9 else y.sum(1)
+
+
+@pytest.mark.filterwarnings("ignore::energynet.EagerFallback")
+@pytest.mark.parametrize("scale", [1.0, 60.0])
+def test_saturated_units_settle_without_a_trace_too(scale: float) -> None:
+    """Potentials of 60 are far beyond what the inverse of the sigmoid can give back."""
+    torch.manual_seed(0)
+    model = en.models.LayeredHopfield([3, 4, 2], "sigmoid").double()
+    x = scale * torch.rand(5, 3, dtype=torch.float64)
+    field = Field(y=model.variables["y"]).double()
+    torch.nn.init.ones_(field.bias)
+    options: dict[str, Any] = {"clamp": {"x": x}, "solver": en.Euler(dt=0.2), "throw": True}
+    eager = en.settle(model + Untraceable(model.variables["y"]), **options)
+    traced = en.settle(model + field, **options)
+    for name in ("h1", "y"):
+        assert torch.allclose(eager.point[name], traced.point[name], atol=1e-6)

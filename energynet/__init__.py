@@ -5,10 +5,11 @@ from typing import Any as _Any
 
 from energynet import models, terms
 from energynet.cost import Cost, CrossEntropy, SquaredError
-from energynet.energy import Energy, Sum
+from energynet.energy import Energy, ProximalTerm, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
 from energynet.flow import Flow, GradientFlow, MirrorFlow, Partial
-from energynet.link import Link, Sigmoid, Tanh
+from energynet.lifted import LiftedFlow
+from energynet.link import Link, Sigmoid, SoftThreshold, Tanh
 from energynet.rules import (
     Backprop,
     ContrastiveHebbian,
@@ -18,7 +19,9 @@ from energynet.rules import (
     Phase,
     Unrolled,
 )
-from energynet.settle import Solution, settle
+from energynet.samplers import Sampler
+from energynet.settle import settle
+from energynet.solution import Solution
 from energynet.solvers import BlockDescent, Euler, Heun, RungeKutta4, Solver
 from energynet.state import State
 from energynet.stopping import Never, Stationary, Status, Until
@@ -43,16 +46,20 @@ __all__ = [
     "ImplicitDifferentiation",
     "Interval",
     "LearningRule",
+    "LiftedFlow",
     "Link",
     "MirrorFlow",
     "Never",
     "NonNegative",
     "Partial",
     "Phase",
+    "ProximalTerm",
     "Real",
     "RungeKutta4",
+    "Sampler",
     "SettlingError",
     "Sigmoid",
+    "SoftThreshold",
     "Solution",
     "Solver",
     "Spin",

@@ -21,6 +21,7 @@ class Derivation(Enum):
     AUTOGRAD = "autograd of its energy"
     CLOSED = "its own method force"
     POTENTIAL = "its own method potential_force, at the potential of its variable"
+    PROXIMAL = "its own method slope, for it has a proximal map and perhaps a kink"
 
 
 def weighted(parts: Iterable[tuple[float, Energy]], state: Mapping[str, Tensor]) -> Tensor:
@@ -53,7 +54,9 @@ def forces(
     Returns
     -------
     callable
-        From a dict of tensors to a dict with ``"energy"`` and ``"force NAME"`` for each name in ``free``.
+        From a dict of tensors to a dict with ``"energy"`` and ``"force NAME"`` for each name in ``free``, and
+        the same of the smooth part, without the terms that have a proximal map: ``"smooth energy"``,
+        ``"smooth force NAME"``. Where there is no such term these are the same.
     """
     links = links or {}
     kinds: dict[Derivation, list[tuple[float, Energy]]] = {kind: [] for kind in Derivation}
@@ -80,8 +83,19 @@ def forces(
             (name,) = part.variables
             if name in total:
                 total[name] = total[name] + factor * part.potential_force(point[name], state[name])
-        result = {f"force {name}": value for name, value in total.items()}
+        result = {f"smooth force {name}": value for name, value in total.items()}
+        for factor, part in kinds[Derivation.PROXIMAL]:
+            (name,) = part.variables
+            if name in total:
+                total[name] = total[name] - factor * part.slope(state[name])
+        result.update({f"force {name}": value for name, value in total.items()})
         result["energy"] = weighted(energy.parts(), state)
+        proximal = kinds[Derivation.PROXIMAL]
+        rest = [pair for kind, pairs in kinds.items() if kind is not Derivation.PROXIMAL for pair in pairs]
+        if proximal and rest:
+            result["smooth energy"] = weighted(rest, state)
+        else:
+            result["smooth energy"] = 0.0 * result["energy"] if proximal else result["energy"]
         return result
 
     return function

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 class Energy(nn.Module):
     """A scalar function of named variables, one number for each sample of a batch.
 
-    A subclass declares its variables and writes `energy`; nothing else is needed. The force, the settling
-    and the learning rules follow from it.
+    A subclass declares its variables and writes `energy`; force, settling and learning rules follow from it.
 
     Parameters
     ----------
@@ -132,6 +131,10 @@ class Energy(nn.Module):
         """The force on the only variable, from its potential; where `derivation` says so."""
         raise NotImplementedError(f"{type(self).__name__} has no force in terms of a potential")
 
+    def slope(self, value: Tensor) -> Tensor:
+        """A subgradient of the energy in the only variable; where `derivation` says so."""
+        raise NotImplementedError(f"{type(self).__name__} has no proximal map")
+
     @final
     def check(self, state: Mapping[str, Tensor], *, partial: bool = False) -> None:
         """Raise `StateError` unless the state fits the declared variables.
@@ -208,6 +211,25 @@ class LinkTerm(Energy):
     @abstractmethod
     def potential_force(self, potential: Tensor, value: Tensor) -> Tensor:
         """Minus the gradient of this term with respect to the value, from the potential."""
+
+
+class ProximalTerm(LinkTerm):
+    """A term of one variable, a sum over its units, that may have a kink: it tells its proximal map.
+
+    `Proximal` steps by the map, and the stationarity of a unit at a kink is judged by it.
+    """
+
+    def derivation(self, links: Mapping[str, Link]) -> Derivation:
+        found = super().derivation(links)
+        return found if found is Derivation.POTENTIAL else Derivation.PROXIMAL
+
+    @abstractmethod
+    def slope(self, value: Tensor) -> Tensor:
+        """A subgradient in each unit; zero at a kink at zero."""
+
+    @abstractmethod
+    def proximal(self, value: Tensor, step: float | Tensor) -> Tensor:
+        """Argmin over s of step * energy(s) + 1/2 |s - value|^2; a tensor step broadcasts to the value."""
 
 
 class Composite(Energy):

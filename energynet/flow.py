@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
-from energynet.energy import Energy
+from energynet.derivation import Derivation
+from energynet.energy import Energy, ProximalTerm
 from energynet.errors import SettlingError, StateError, TraceError
 from energynet.forces import EagerForces, Forces, forces_of
 from energynet.link import Link
@@ -126,6 +127,8 @@ class EnergyFlow(Flow):
         The point to start from.
     forces
         Where the forces come from.
+    proximal
+        For a variable in whose values exactly one term has a proximal map, its factor and the term.
     """
 
     def __init__(
@@ -148,6 +151,7 @@ class EnergyFlow(Flow):
                 f"every variable of {energy} is clamped, so there is nothing to settle; leave one free"
             )
         self.links = self._links()
+        self.proximal = self._proximal()
         given = {name: value for name, value in (state or {}).items() if name in self.variables}
         unknown = set(state or {}) - set(self.conditioned.base.variables)
         if unknown:
@@ -168,6 +172,17 @@ class EnergyFlow(Flow):
 
     def _links(self) -> dict[str, Link]:
         return {}
+
+    def _proximal(self) -> dict[str, tuple[float, ProximalTerm]]:
+        found: dict[str, list[tuple[float, ProximalTerm]]] = {}
+        for factor, part in self.conditioned.base.parts():
+            if isinstance(part, ProximalTerm) and part.derivation(self.links) is Derivation.PROXIMAL:
+                found.setdefault(part.variable, []).append((factor, part))
+        return {
+            n: terms[0]
+            for n, terms in found.items()
+            if n in self.names and len(terms) == 1 and terms[0][0] > 0
+        }
 
     def _forces(self, differentiable: bool) -> Forces:
         try:
@@ -231,13 +246,44 @@ class EnergyFlow(Flow):
         return self.forces.energy(point)
 
     def residual(self, point: State, velocity: State) -> Tensor:
-        largest = []
+        pushed = self.inward(point, velocity)
+        largest = [rows(pushed[name].abs()).amax(1) for name in self.names]
+        return largest[0] if len(largest) == 1 else torch.stack(largest).amax(0)
+
+    def inward(self, point: State, velocity: State) -> State:
+        """The velocity, less what pushes against the end of a domain within one unit of time.
+
+        Where a term has a proximal map it is the step of forward-backward splitting instead, which vanishes
+        where zero is a subgradient.
+        """
+        result: State = {}
         for name, variable in self.variables.items():
             change = velocity[name]
+            if name in self.proximal:
+                change = self._split_step(name, point[name], change)
             if name not in self.links and variable.bounded:
                 change = variable.project(point[name] + change) - point[name]
-            largest.append(rows(change.abs()).amax(1))
-        return largest[0] if len(largest) == 1 else torch.stack(largest).amax(0)
+            result[name] = change
+        return result
+
+    def _split_step(self, name: str, value: Tensor, velocity: Tensor) -> Tensor:
+        factor, term = self.proximal[name]
+        pace = factor / self.variables[name].tau
+        step = term.proximal(value + velocity + pace * term.slope(value), pace) - value
+        return step.masked_fill(self.held[name], 0.0) if name in self.held else step
+
+    def metric(self, point: State) -> State:
+        """The weight of each unit in <velocity, change> such that the sum is minus the change of the energy.
+
+        The time constant, times the slope of the link where a potential is integrated. In its inner product
+        the Jacobian of the velocity is symmetric, for either flow.
+        """
+        result: State = {}
+        for name, variable in self.variables.items():
+            value = point[name]
+            slope = self.links[name].slope(value) if name in self.links else torch.ones_like(value)
+            result[name] = slope if variable.tau == 1 else slope * variable.tau
+        return result
 
     def mobility(self, point: State) -> State:
         """The derivative of the value by what is integrated: 0 where a unit is held or at its end."""
@@ -245,9 +291,7 @@ class EnergyFlow(Flow):
         for name, variable in self.variables.items():
             value = point[name]
             if name in self.links:
-                with torch.enable_grad():
-                    leaf = value.detach().requires_grad_()
-                    (slope,) = torch.autograd.grad(self.links[name].value(leaf).sum(), leaf)
+                slope = self.links[name].slope(value.detach())
             else:
                 slope = ((value > variable.low) & (value < variable.high)).to(value.dtype)
             result[name] = slope.masked_fill(self.held[name], 0.0) if name in self.held else slope

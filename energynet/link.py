@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from energynet.errors import SettlingError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -41,14 +44,42 @@ class Link(ABC):
     def integral(self, value: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
         """The convex function, per unit, whose derivative is the inverse of the link."""
 
+    def slope(self, potential: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """The derivative g'(u), not negative; by autograd unless a subclass has a closed form."""
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = potential.detach().clone().requires_grad_()
+            (slope,) = torch.autograd.grad(self.value(leaf).sum(), leaf)
+        return slope
+
+    def log_slope(self, potential: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """The logarithm of `slope`: what a density of values gains when it is written in potentials.
+
+        Raises
+        ------
+        SettlingError
+            If the link is constant somewhere, so that a density of potentials has none of values.
+        """
+        return self.slope(potential).log()
+
+    def log_slope_gradient(self, potential: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """The derivative of `log_slope`; by autograd of ``value`` unless a subclass has a closed form."""
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = potential.detach().clone().requires_grad_()
+            (first,) = torch.autograd.grad(self.value(leaf).sum(), leaf, create_graph=True)
+            (second,) = torch.autograd.grad(first.sum(), leaf)
+        return second / first.detach()
+
+    def _fields(self) -> tuple[object, ...]:
+        return ()
+
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other)
+        return type(self) is type(other) and self._fields() == other._fields()  # type: ignore[attr-defined]
 
     def __hash__(self) -> int:
-        return hash(type(self))
+        return hash((type(self), self._fields()))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        return f"{type(self).__name__}({', '.join(map(repr, self._fields()))})"
 
 
 def _interior(value: Tensor, low: float, high: float) -> Tensor:
@@ -72,6 +103,16 @@ class Sigmoid(Link):
     def integral(self, value: Tensor) -> Tensor:
         return torch.special.xlogy(value, value) + torch.special.xlogy(1 - value, 1 - value)
 
+    def slope(self, potential: Tensor) -> Tensor:
+        value = potential.sigmoid()
+        return value * (1 - value)
+
+    def log_slope(self, potential: Tensor) -> Tensor:
+        return functional.logsigmoid(potential) + functional.logsigmoid(-potential)
+
+    def log_slope_gradient(self, potential: Tensor) -> Tensor:
+        return 1 - 2 * potential.sigmoid()
+
 
 @final
 class Tanh(Link):
@@ -88,3 +129,60 @@ class Tanh(Link):
     def integral(self, value: Tensor) -> Tensor:
         up, down = 1 + value, 1 - value
         return 0.5 * (torch.special.xlogy(up, up) + torch.special.xlogy(down, down))
+
+    def slope(self, potential: Tensor) -> Tensor:
+        return 1 - potential.tanh().square()
+
+    def log_slope(self, potential: Tensor) -> Tensor:
+        # 1 - tanh(u)^2 = 4 sigmoid(2u) sigmoid(-2u)
+        return functional.logsigmoid(2 * potential) + functional.logsigmoid(-2 * potential) + math.log(4)
+
+    def log_slope_gradient(self, potential: Tensor) -> Tensor:
+        return -2 * potential.tanh()
+
+
+@final
+class SoftThreshold(Link):
+    """a = sign(u) max(|u| - threshold, 0); the integral is a^2 / 2 + threshold |a|.
+
+    With it and a `Sparsity` term of the same strength, mirror flow is the locally competitive algorithm
+    (Rozell et al. 2008, Neural Comput. 20:2526, eq. 2.3 and 3.1).
+
+    Parameters
+    ----------
+    threshold
+        Not negative.
+    nonnegative
+        Pass positive potentials only: a = max(u - threshold, 0).
+    """
+
+    def __init__(self, threshold: float, nonnegative: bool = False) -> None:
+        if not 0 <= threshold < math.inf:
+            raise ValueError(f"SoftThreshold: the threshold is a number from 0 up, got {threshold!r}")
+        self.threshold = float(threshold)
+        self.nonnegative = nonnegative
+        self.low = 0.0 if nonnegative else -math.inf
+
+    def value(self, potential: Tensor) -> Tensor:
+        if self.nonnegative:
+            return (potential - self.threshold).clamp(min=0.0)
+        return functional.softshrink(potential, self.threshold)
+
+    def potential(self, value: Tensor) -> Tensor:
+        return value + self.threshold * value.sign()
+
+    def integral(self, value: Tensor) -> Tensor:
+        return 0.5 * value.square() + self.threshold * value.abs()
+
+    def slope(self, potential: Tensor) -> Tensor:
+        size = potential if self.nonnegative else potential.abs()
+        return (size > self.threshold).to(potential.dtype)
+
+    def log_slope(self, potential: Tensor) -> Tensor:
+        raise SettlingError(
+            f"{self!r} sends a whole interval of potentials to zero, so values have no density that a sampler"
+            " of potentials could follow; declare the variable without a link, or with a smooth one"
+        )
+
+    def _fields(self) -> tuple[object, ...]:
+        return (self.threshold, self.nonnegative)

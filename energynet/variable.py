@@ -160,6 +160,29 @@ class Continuous(Variable):
                 f"[{self.link.low:g}, {self.link.high:g}], outside the domain [{self.low:g}, {self.high:g}]"
             )
 
+    def reflect(self, value: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Fold a value back into the domain at its ends, as a wall would.
+
+        Returns
+        -------
+        value
+            Within the domain.
+        sign
+            -1 where the number of reflections was odd, else 1: what a momentum is multiplied with. None where
+            the domain has no end.
+        """
+        if not self.bounded:
+            return value, None
+        low, high = self.low, self.high
+        if math.isfinite(low) and math.isfinite(high):
+            width = high - low
+            way = (value - low).remainder(2 * width)
+            folded = low + width - (way - width).abs()
+            return folded.clamp(low, high), torch.where(way <= width, 1.0, -1.0).to(value.dtype)
+        depth = value - low if math.isfinite(low) else high - value
+        folded = low + depth.abs() if math.isfinite(low) else high - depth.abs()
+        return folded, torch.where(depth >= 0, 1.0, -1.0).to(value.dtype)
+
     def initial(
         self,
         batch: int,

@@ -14,7 +14,8 @@ from energynet.energy import Energy
 from energynet.errors import StateError
 from energynet.flow import EnergyFlow
 from energynet.rules.contrast import by_parameter, contrast
-from energynet.settle import Solution, check_finite, relax
+from energynet.settle import relax
+from energynet.solution import Solution, check_finite
 from energynet.solvers import Solver
 from energynet.stopping import Until
 

@@ -14,7 +14,7 @@ from energynet.energy import Energy
 from energynet.errors import StateError
 from energynet.rules.base import LearningRule, Phase, require
 from energynet.rules.nudge import NUDGE, Nudge, Nudged
-from energynet.settle import Solution
+from energynet.solution import Solution
 from energynet.solvers import Solver
 from energynet.stopping import Stationary, Until
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from energynet.energy import Energy
 from energynet.errors import StateError
 from energynet.rules.base import LearningRule, Phase, require, settled
-from energynet.settle import Solution, flow_of
+from energynet.settle import flow_of
+from energynet.solution import Solution
 from energynet.solvers import Solver
 from energynet.stopping import Status, Until
 
@@ -80,7 +81,10 @@ class ContrastiveHebbian(LearningRule):
         with torch.no_grad():
             conditioned = self.energy.condition(**{name: data[name] for name in self.given})
             free = settled(
-                flow_of(conditioned), solver=self.solver, max_steps=self.max_steps, until=self.until
+                flow_of(conditioned, solver=self.solver),
+                solver=self.solver,
+                max_steps=self.max_steps,
+                until=self.until,
             )
             rest = {name: value for name, value in data.items() if name not in self.given}
             clamped = self._clamped(data, rest, free)
@@ -91,7 +95,7 @@ class ContrastiveHebbian(LearningRule):
         conditioned = free.flow.conditioned.condition(**rest)
         if not conditioned.variables:
             return _clamped_whole(free, rest)
-        flow = flow_of(conditioned, state=hidden)
+        flow = flow_of(conditioned, state=hidden, solver=self.solver)
         return settled(flow, solver=self.solver, max_steps=self.max_steps, until=self.until)
 
     def value(self, phases: Sequence[Phase]) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 from energynet.cost import Cost
 from energynet.energy import Energy, Sum
 from energynet.rules.base import settled
-from energynet.settle import Solution, flow_of
+from energynet.settle import flow_of
+from energynet.solution import Solution
 from energynet.solvers import Solver
 from energynet.state import State
 from energynet.stopping import Until
@@ -60,7 +61,7 @@ class Nudged:
 
     def free(self, *, solver: Solver | None, max_steps: int, until: Until | None) -> Solution:
         """Settle without a nudge."""
-        flow = flow_of(self._conditioned, {NUDGE: self._strength(0.0)})
+        flow = flow_of(self._conditioned, {NUDGE: self._strength(0.0)}, solver=solver)
         return settled(flow, solver=solver, max_steps=max_steps, until=until)
 
     def nudged(

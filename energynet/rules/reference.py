@@ -15,8 +15,9 @@ from energynet.energy import Energy
 from energynet.errors import SettlingError, StateError
 from energynet.flow import EnergyFlow
 from energynet.rules.base import LearningRule, Phase, require
-from energynet.settle import Solution, check_converged, flow_of, relax
-from energynet.solvers import BlockDescent, Solver
+from energynet.settle import default_solver, flow_of, relax
+from energynet.solution import Solution, check_converged
+from energynet.solvers import Solver
 from energynet.state import State
 from energynet.stopping import Never, Until
 from energynet.variable import rows
@@ -117,7 +118,10 @@ class ImplicitDifferentiation(Reference):
 
     def _settle(self, given: State) -> Solution:
         solution = relax(
-            flow_of(self.energy, given), solver=self.solver, max_steps=self.max_steps, until=self.until
+            flow_of(self.energy, given, solver=self.solver),
+            solver=self.solver,
+            max_steps=self.max_steps,
+            until=self.until,
         )
         check_converged(solution)
         return solution
@@ -240,13 +244,14 @@ class Unrolled(Reference):
         self.solver = solver
 
     def _settle(self, given: State) -> Solution:
-        return relax(flow_of(self.energy, given), solver=self.solver, max_steps=self.steps, until=Never())
+        flow = flow_of(self.energy, given, solver=self.solver)
+        return relax(flow, solver=self.solver, max_steps=self.steps, until=Never())
 
     def learn(self, data: Mapping[str, Tensor]) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
         given = self._given(data)
         with torch.enable_grad():
-            flow = flow_of(self.energy, given, differentiable=True)
-            solver = BlockDescent() if self.solver is None else self.solver
+            flow = flow_of(self.energy, given, solver=self.solver, differentiable=True)
+            solver = default_solver(flow) if self.solver is None else self.solver
             point = flow.start
             carry = solver.init(flow, point)
             for _ in range(self.steps):

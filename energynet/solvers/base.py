@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from energynet.flow import Flow
+from energynet.energy import Energy
+from energynet.errors import SettlingError
+from energynet.flow import Clamp, EnergyFlow, Flow, GradientFlow, MirrorFlow
 from energynet.state import State
+from energynet.stopping import Stationary, Until
+from energynet.variable import Continuous
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -20,8 +25,34 @@ class Solver(ABC):
     """Advances a flow by one step; one protocol for ODE solvers, minimisers and samplers.
 
     A carry is a tensor with the batch in front, or a (nested) tuple or dict of such tensors, so that
-    `settle` can drop the samples that have settled.
+    `settle` can drop the samples that have settled. No step may ask a tensor for a number: a look at the
+    values would wait for the device, and what runs must not depend on them to be compiled.
     """
+
+    def flow(
+        self,
+        energy: Energy,
+        clamp: Clamp | None = None,
+        state: Mapping[str, Tensor] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        differentiable: bool = False,
+    ) -> EnergyFlow:
+        """The flow of an energy that this solver advances; the arguments are those of `EnergyFlow`.
+
+        Mirror flow where a free variable has a link, else gradient flow.
+
+        Raises
+        ------
+        SettlingError
+            If the solver cannot move a variable that is free.
+        """
+        kind = MirrorFlow if has_link(energy, clamp) else GradientFlow
+        return kind(energy, clamp, state, generator=generator, differentiable=differentiable)
+
+    def until(self) -> Until:
+        """When settling ends if the user does not say."""
+        return Stationary()
 
     def init(self, flow: Flow, state: State) -> Any:
         """The carry before the first step; the empty tuple for solvers without a memory."""
@@ -48,6 +79,32 @@ class Solver(ABC):
         for _ in range(steps - 1):
             state, carry, _ = self.step(flow, state, carry, generator)
         return self.step(flow, state, carry, generator)
+
+    def statistics(self, carry: Any) -> dict[str, Float[Tensor, batch]]:
+        """What the carry tells of each sample, such as its rate of acceptance; for `Solution.statistics`."""
+        return {}
+
+
+def has_link(energy: Energy, clamp: Clamp | None) -> bool:
+    """Whether a variable that is free, at least in part, has a link."""
+    return any(
+        isinstance(v, Continuous) and v.link is not None and not isinstance((clamp or {}).get(n), Tensor)
+        for n, v in energy.variables.items()
+    )
+
+
+def energy_flow(solver: Solver, flow: Flow) -> EnergyFlow:
+    """The flow, if it is that of an energy; else `SettlingError`."""
+    if not isinstance(flow, EnergyFlow):
+        raise SettlingError(
+            f"{type(solver).__name__} needs the energy of a flow; use Euler for a flow without one"
+        )
+    return flow
+
+
+def column(each: Tensor, like: Tensor) -> Tensor:
+    """One number for each sample, shaped to broadcast against a tensor ``(batch, ...)``."""
+    return each.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def positive(owner: object, **numbers: float) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from energynet.errors import SettlingError
 from energynet.flow import EnergyFlow, Flow
 from energynet.forces import Curvature
-from energynet.solvers.base import Solver, positive
+from energynet.solvers.base import Solver, column, energy_flow, positive
 from energynet.state import State
 from energynet.variable import rows
 
@@ -42,8 +42,7 @@ class BlockDescent(Solver):
         self.dt = dt
 
     def init(self, flow: Flow, state: State) -> Any:
-        if not isinstance(flow, EnergyFlow):
-            raise SettlingError("BlockDescent needs the energy of a flow; use Euler for a flow without one")
+        flow = energy_flow(self, flow)
         batch = next(iter(state.values()))
         zero = batch.new_zeros(len(batch))
         carry: dict[str, Any] = {}
@@ -106,7 +105,7 @@ class BlockDescent(Solver):
                     if position - len(rates) < len(slopes):
                         # at most a step of length |force|: where the curvature vanishes Newton's is unbounded
                         pace = 1 / slopes[position - len(rates)].abs().clamp(min=1.0)
-                    new = old + result * pace * _column(damping, old)
+                    new = old + result * pace * column(damping, old)
                     new = new if name in flow.links else flow.variables[name].project(new)
                 if name in flow.held:
                     new = torch.where(flow.held[name], old, new)
@@ -119,10 +118,6 @@ class BlockDescent(Solver):
         if len(largest) == 1:
             return state, largest[0]
         return state, torch.stack(largest).amax(0) if largest else torch.empty(0)
-
-
-def _column(each: Tensor, like: Tensor) -> Tensor:
-    return each.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _push(flow: EnergyFlow, name: str, old: Tensor, force: Tensor) -> Tensor:
@@ -164,5 +159,5 @@ def _extrapolate(state: State, carry: Any) -> State:
     factor = age / (age + 3)
     ahead = dict(state)
     for name, previous in carry["previous"].items():
-        ahead[name] = torch.addcmul(state[name], _column(factor, previous), state[name] - previous)
+        ahead[name] = torch.addcmul(state[name], column(factor, previous), state[name] - previous)
     return ahead

@@ -42,20 +42,35 @@ class Program:
         self._failures: dict[Hashable, str] = {}
         self.facts: dict[Hashable, Any] = {}
 
-    def traced(self, key: Hashable, function: Function, zero: Sequence[str] = ()) -> Traced:
-        """The graph of ``function``, which ``key`` identifies, with the inputs in ``zero`` set to zero."""
+    def traced(
+        self,
+        key: Hashable,
+        function: Function,
+        zero: Sequence[str] = (),
+        more: Mapping[str, Spec] | None = None,
+    ) -> Traced:
+        """The graph of ``function``, which ``key`` identifies, with the inputs in ``zero`` set to zero.
+
+        ``more`` are inputs that this function has besides those of the program.
+        """
         if (key, tuple(zero)) not in self._traced:
             if key in self._failures:  # so that falling back does not cost an attempt at every settling
                 raise TraceError(self._failures[key])
             try:
                 if key not in self._recordings:
-                    self._recordings[key] = Recording(self._module, function, self._inputs)
+                    self._recordings[key] = Recording(
+                        self._module, function, {**self._inputs, **(more or {})}
+                    )
                 constant = dict.fromkeys(zero, 0.0)
                 self._traced[key, tuple(zero)] = self._recordings[key].build(self._builder, constant)
             except TraceError as error:
                 self._failures[key] = str(error)
                 raise
         return self._traced[key, tuple(zero)]
+
+    def spec(self, name: str) -> Spec:
+        """What an input looks like."""
+        return self._inputs[name]
 
     def node(self, value: Combination) -> Node:
         """The node of a combination."""
@@ -68,9 +83,10 @@ class Program:
         outputs: Sequence[str],
         free: Sequence[str],
         zero: Sequence[str] = (),
+        more: Mapping[str, Spec] | None = None,
     ) -> Kernel:
         """Code for some outputs of ``function``, as a function of the inputs in ``free``."""
         whole = (key, tuple(outputs), tuple(free), tuple(zero))
         if whole not in self._kernels:
-            self._kernels[whole] = Kernel(self.traced(key, function, zero), outputs, free)
+            self._kernels[whole] = Kernel(self.traced(key, function, zero, more), outputs, free)
         return self._kernels[whole]

@@ -17,7 +17,8 @@ from energynet.rules import (
     ImplicitDifferentiation,
     LearningRule,
 )
-from energynet.settle import Stationary, settle
+from energynet.settle import settle
+from energynet.stopping import Stationary
 from energynet.track import check_tensors
 
 if TYPE_CHECKING:

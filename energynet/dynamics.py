@@ -1,0 +1,186 @@
+"""What the trace of a flow tells: kernels for its forces, its blocks, its curvatures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from energynet.derivation import forces
+from energynet.energy import Energy
+from energynet.errors import TraceError
+from energynet.link import Link
+from energynet.state import State
+from energynet.trace import Combination, Environment, Kernel, Program, Traced, curvature, dependence
+
+
+@dataclass(frozen=True)
+class Block:
+    """Variables that do not read each other's force, so that they may move at the same time.
+
+    Attributes
+    ----------
+    exact
+        Variables whose every unit has a quadratic energy given the rest: the minimum is in closed form.
+    separable
+        Variables whose units do not read each other, with some other energy in each unit.
+    coupled
+        Variables whose units read each other, or about which nothing is known.
+    """
+
+    exact: tuple[str, ...]
+    separable: tuple[str, ...]
+    coupled: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.exact + self.separable + self.coupled
+
+
+@dataclass(frozen=True, eq=False)
+class Curvature:
+    """The second derivative of the energy in each unit, where it does not depend on the unit.
+
+    Attributes
+    ----------
+    value
+        One number, or one for each unit.
+    convex
+        Whether it is positive everywhere.
+    """
+
+    value: Tensor | float
+    convex: bool
+
+
+class Dynamics:
+    """What the trace of a flow tells, whatever the values of its inputs."""
+
+    def __init__(self, program: Program, energy: Energy, free: tuple[str, ...], links: Mapping[str, Link]):
+        self._program = program
+        self._key = ("flow", free, tuple(links.items()))
+        self._function = forces(energy, free, links)
+        self.free = free
+        self.rates: dict[str, Combination] = {}
+        self.force = self.kernel([f"force {name}" for name in free])
+        self.energy = self.kernel(["energy"])
+        self._block: dict[int, Kernel] = {}
+
+    def kernel(self, outputs: Sequence[str], zero: Sequence[str] = ()) -> Kernel:
+        """Code for some of what `energynet.derivation.forces` lists, from the point."""
+        return self._program.kernel(self._key, self._function, outputs, self.free, zero)
+
+    @cached_property
+    def product(self) -> Kernel:
+        """Minus the gradient, in the point, of <force, direction>: from the point and the direction."""
+        function, free = self._function, self.free
+        names = {name: f"direction {name}" for name in free}
+
+        def product(point: State) -> State:
+            directions = {name: point[key] for name, key in names.items()}
+            rest = {name: value for name, value in point.items() if name not in names.values()}
+
+            def along(moving: State) -> Tensor:
+                found = function({**rest, **moving})
+                total = sum((found[f"force {name}"] * directions[name]).sum() for name in free)
+                assert isinstance(total, Tensor)
+                return total
+
+            slopes = torch.func.grad(along)({name: point[name] for name in free})
+            return {f"product {name}": -slope for name, slope in slopes.items()}
+
+        more = {key: self._program.spec(name) for name, key in names.items()}
+        outputs = [f"product {name}" for name in free]
+        inputs = (*free, *names.values())
+        return self._program.kernel((*self._key, "product"), product, outputs, inputs, more=more)
+
+    def block(self, number: int) -> Kernel:
+        """The fields of the exact variables, the forces on the others."""
+        if number not in self._block:
+            block = self.blocks[number]
+            self._block[number] = self.kernel([f"force {name}" for name in block.names], block.exact)
+        return self._block[number]
+
+    def separable(self, number: int) -> Kernel:
+        """The curvature of the separable variables."""
+        return self._curvature_kernel(self.blocks[number].separable)
+
+    def _curvature_kernel(self, names: tuple[str, ...]) -> Kernel:
+        function = self._function
+
+        def second(point: State) -> State:
+            result = {}
+            for name in names:
+
+                def total(moving: Tensor, name: str = name) -> Tensor:
+                    return function({**point, name: moving})[f"force {name}"].sum()
+
+                result[name] = -torch.func.grad(total)(point[name])
+            return result
+
+        return self._program.kernel((*self._key, "curvature", names), second, names, self.free)
+
+    def _curvature_traces(self, name: str) -> bool:
+        """Whether the second derivative can be traced; torch fixes the size of the batch in that of abs."""
+        try:
+            self._curvature_kernel((name,))
+        except TraceError:
+            return False
+        return True
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The colours of the graph of couplings, each with its variables by kind."""
+        traced = self._program.traced(self._key, self._function)
+        blocks = []
+        for group in _colour(traced, self.free):
+            kinds: dict[str, list[str]] = {"exact": [], "separable": [], "coupled": []}
+            for name in group:
+                output = f"force {name}"
+                if dependence(traced, output, name) == "mixed":
+                    kinds["coupled"].append(name)
+                    continue
+                rate = curvature(traced, output, name)
+                if rate is not None:
+                    kinds["exact"].append(name)
+                    self.rates[name] = rate
+                elif self._curvature_traces(name):
+                    kinds["separable"].append(name)
+                else:
+                    kinds["coupled"].append(name)
+            blocks.append(Block(*(tuple(kinds[kind]) for kind in ("exact", "separable", "coupled"))))
+        return tuple(blocks)
+
+    def curvatures(
+        self, number: int, environment: Environment, *, convex: bool | None = None
+    ) -> tuple[Curvature, ...]:
+        """The curvature of the exact variables of a block; ``convex`` tells its sign where that is known."""
+        found = []
+        for name in self.blocks[number].exact:
+            rate = self.rates[name]
+            if rate.uniform:
+                found.append(Curvature(rate.constant, rate.constant > 0))
+            else:
+                value = environment.get(self._program.node(rate))
+                found.append(Curvature(value, bool((value > 0).all()) if convex is None else convex))
+        return tuple(found)
+
+
+def _colour(traced: Traced, free: Sequence[str]) -> list[list[str]]:
+    """Colour the graph of couplings greedily, in the order of declaration: chains get two colours."""
+    reads = {
+        name: {other for other in free if dependence(traced, f"force {name}", other) != "none"}
+        for name in free
+    }
+    groups: list[list[str]] = []
+    for name in free:
+        for group in groups:
+            if all(other not in reads[name] and name not in reads[other] for other in group):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return groups

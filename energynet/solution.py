@@ -1,0 +1,89 @@
+"""What settling returns: where each sample ended, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from energynet.errors import SettlingError
+from energynet.flow import EnergyFlow
+from energynet.state import State
+from energynet.stopping import Status
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Where settling ended.
+
+    Attributes
+    ----------
+    state
+        Every variable, the clamped ones too, each ``(batch, *shape)``.
+    steps
+        Steps that each sample took, ``(batch,)``.
+    status
+        A `Status` for each sample, ``(batch,)``.
+    trajectory
+        What was recorded: a tensor ``(times, batch, ...)``, or a dict of such tensors; else None.
+    flow
+        The flow that was followed.
+    point
+        What was integrated, at the end: potentials for variables with a link, else values.
+    statistics
+        What the solver tells of each sample besides, such as the rate of acceptance of a sampler.
+    """
+
+    state: State
+    steps: Int[Tensor, batch]
+    status: Int[Tensor, batch]
+    trajectory: Any
+    flow: EnergyFlow
+    point: State
+    statistics: dict[str, Float[Tensor, batch]] = field(default_factory=dict)
+
+    @cached_property
+    def energy(self) -> Float[Tensor, batch]:
+        """The energy of each sample."""
+        self.flow.conditioned.check_unchanged()
+        with torch.no_grad():
+            return self.flow.energy(self.point)
+
+    @cached_property
+    def residual(self) -> Float[Tensor, batch]:
+        """The largest entry of the projected velocity of each sample."""
+        self.flow.conditioned.check_unchanged()
+        with torch.no_grad():
+            return self.flow.residual(self.point, self.flow.velocity(self.point))
+
+
+def check_finite(solution: Solution) -> None:
+    """Raise `SettlingError` if a sample diverged."""
+    diverged = (solution.status == Status.DIVERGED).nonzero().flatten().tolist()
+    if diverged:
+        sample = diverged[0]
+        bad = [n for n, v in solution.point.items() if not bool(v[sample].isfinite().all())]
+        raise SettlingError(
+            f"settling diverged in {len(diverged)} of {len(solution.status)} samples, first in sample "
+            f"{sample} by step {int(solution.steps[sample])}, where {', '.join(bad) or 'the force'} became "
+            "infinite or NaN; use a smaller dt or another solver, or check that the energy is bounded below"
+        )
+
+
+def check_converged(solution: Solution) -> None:
+    """Raise `SettlingError` if a sample diverged or ran out of steps."""
+    check_finite(solution)
+    late = (solution.status == Status.MAX_STEPS).nonzero().flatten().tolist()
+    if late:
+        worst = float(solution.residual[late].max())
+        raise SettlingError(
+            f"settling did not converge in {int(solution.steps.max())} steps in {len(late)} of "
+            f"{len(solution.status)} samples (largest residual {worst:.3g}); raise max_steps, loosen until=, "
+            "or use a faster solver"
+        )

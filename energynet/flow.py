@@ -166,7 +166,7 @@ class EnergyFlow(Flow):
         if not isinstance(variable, Continuous):
             raise SettlingError(
                 f"{type(self).__name__} cannot move {name!r}, which is {variable!r}: a discrete variable has "
-                "no direction to move in; clamp it, or use a sampler of discrete variables, Gibbs() or Glauber()"
+                "no direction to move in; clamp it, or use a sampler that flips it, Gibbs() or Glauber()"
             )
         return variable
 

@@ -193,5 +193,5 @@ def test_the_ends_of_a_domain_are_those_of_the_dtype(dtype: torch.dtype) -> None
     ends = variable.project(torch.tensor([[-1.0, 1.0]], dtype=dtype))
     variable.check("s", ends)
     beyond = torch.nextafter(ends, ends * 2)
-    with pytest.raises(en.StateError, match="in \\[-0.3, 0.4\\]"):
+    with pytest.raises(en.StateError, match=r"in \[-0.3, 0.4\]"):
         variable.check("s", beyond)

@@ -52,8 +52,8 @@ class Solver(ABC):
         for name, (_, term) in flow.proximal.items():
             raise SettlingError(
                 f"{type(self).__name__} needs a smooth energy, but {term} has a kink, at which its steps "
-                f"would go to and fro; use Proximal(), or declare {name!r} with the link that fits it, such as "
-                "SoftThreshold(strength) for Sparsity"
+                f"would go to and fro; use Proximal(), or declare {name!r} with a link that fits it, such "
+                "as SoftThreshold(strength) for Sparsity"
             )
         return flow
 

@@ -19,7 +19,7 @@ from energynet.rules import (
     Phase,
     Unrolled,
 )
-from energynet.samplers import Sampler
+from energynet.samplers import MALA, HamiltonianMonteCarlo, Langevin, Sampler, Underdamped
 from energynet.settle import settle
 from energynet.solution import Solution
 from energynet.solvers import BlockDescent, Euler, Heun, RungeKutta4, Solver
@@ -30,6 +30,7 @@ from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Var
 __version__ = "0.1.0"
 
 __all__ = [
+    "MALA",
     "Backprop",
     "Bit",
     "BlockDescent",
@@ -42,9 +43,11 @@ __all__ = [
     "Euler",
     "Flow",
     "GradientFlow",
+    "HamiltonianMonteCarlo",
     "Heun",
     "ImplicitDifferentiation",
     "Interval",
+    "Langevin",
     "LearningRule",
     "LiftedFlow",
     "Link",
@@ -71,6 +74,7 @@ __all__ = [
     "Sum",
     "Tanh",
     "TraceError",
+    "Underdamped",
     "Unit",
     "Unrolled",
     "Until",

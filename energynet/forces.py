@@ -53,6 +53,11 @@ class Forces(ABC):
     def smooth(self, point: State) -> tuple[Tensor, State]:
         """Energy and force without the terms that have a proximal map."""
 
+    @property
+    @abstractmethod
+    def quadratic(self) -> bool:
+        """Whether it is known that the smooth force is affine in the point, for every sample."""
+
     @abstractmethod
     def product(self, point: State, direction: State) -> State:
         """Minus the gradient of the force's inner product with a direction, by the point.
@@ -60,6 +65,10 @@ class Forces(ABC):
         The product of the Hessian and the direction where the point holds values; where it holds potentials,
         that product times the slope of the link.
         """
+
+    @abstractmethod
+    def smooth_product(self, point: State, direction: State) -> State:
+        """The same without the terms that have a proximal map."""
 
     @abstractmethod
     def block(self, number: int, point: State) -> tuple[Tensor, ...]:
@@ -123,6 +132,14 @@ class TracedForces(Forces):
 
     def product(self, point: State, direction: State) -> State:
         return dict(zip(self.free, self._run(self._dynamics.product, point, direction), strict=True))
+
+    def smooth_product(self, point: State, direction: State) -> State:
+        found = self._run(self._dynamics.smooth_product, point, direction)
+        return dict(zip(self.free, found, strict=True))
+
+    @property
+    def quadratic(self) -> bool:
+        return self._dynamics.quadratic
 
     def block(self, number: int, point: State) -> tuple[Tensor, ...]:
         return self._run(self._dynamics.block(number), point)
@@ -206,18 +223,31 @@ class EagerForces(Forces):
     def energy_and_force(self, point: State) -> tuple[Tensor, State]:
         return self.energy(point), self.force(point)
 
-    def smooth(self, point: State) -> tuple[Tensor, State]:
+    def _smooth_parts(self) -> list[tuple[float, Energy]]:
         proximal = Derivation.PROXIMAL
-        parts = [p for p in self._conditioned.base.parts() if p[1].derivation(self._links) is not proximal]
+        return [p for p in self._conditioned.base.parts() if p[1].derivation(self._links) is not proximal]
+
+    def smooth(self, point: State) -> tuple[Tensor, State]:
+        parts = self._smooth_parts()
         force = self._force(point, parts, graph=torch.is_grad_enabled())
         if not parts:
             return torch.zeros_like(self.energy(point)), force
         return weighted(parts, {**self._conditioned.clamp, **self._state(point)}), force
 
+    @property
+    def quadratic(self) -> bool:
+        return False
+
     def product(self, point: State, direction: State) -> State:
+        return self._product(point, direction, self._conditioned.base.parts())
+
+    def smooth_product(self, point: State, direction: State) -> State:
+        return self._product(point, direction, self._smooth_parts())
+
+    def _product(self, point: State, direction: State, parts: Sequence[tuple[float, Energy]]) -> State:
         with torch.inference_mode(False), torch.enable_grad():
             leaves = {name: usable(value).requires_grad_() for name, value in point.items()}
-            force = self._force(leaves, self._conditioned.base.parts(), graph=True)
+            force = self._force(leaves, parts, graph=True)
             curved = [name for name in self.free if force[name].requires_grad]
             if not curved:  # a linear energy
                 return {name: torch.zeros_like(value) for name, value in point.items()}

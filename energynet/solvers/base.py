@@ -31,8 +31,9 @@ class Solver(ABC):
     """Advances a flow by one step; one protocol for ODE solvers, minimisers and samplers.
 
     A carry is a tensor with the batch in front, or a (nested) tuple or dict of such tensors, so that
-    `settle` can drop the samples that have settled; what they have in common is `Shared`. No step may ask a tensor for a number: a look at the
-    values would wait for the device, and what runs must not depend on them to be compiled.
+    `settle` can drop the samples that have settled; what they have in common is `Shared`. No step may ask a
+    tensor for a number: a look at the values would wait for the device, and what runs must not depend on
+    them to be compiled.
     """
 
     def flow(

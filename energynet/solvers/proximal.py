@@ -22,14 +22,14 @@ _NOISE = 64.0  # roundings that an energy is trusted to differ by less than, in 
 
 @final
 class Proximal(Splitting):
-    """Iterative shrinkage-thresholding and its accelerated form (Beck and Teboulle 2009, SIAM J. Imaging Sci.
-    2:183, eq. 4.1 to 4.3), for energies with `ProximalTerm` such as `Sparsity`.
+    """Iterative shrinkage-thresholding, ISTA, and its accelerated form FISTA.
 
-    A step moves along the velocity of the smooth part and then applies the proximal map of each variable and
-    projects onto its domain. Without proximal terms this is (accelerated) projected gradient descent. Each
-    sample has its own step: 1 over a bound of the curvature that it has met. A step that the bound turns out
-    too small for is not made; the sample stays for this once and its bound is raised. So every step is one
-    evaluation, and none branches.
+    The methods of Beck and Teboulle (2009, SIAM J. Imaging Sci. 2:183, eq. 4.1 to 4.3), for energies with
+    `ProximalTerm` such as `Sparsity`. A step moves along the velocity of the smooth part, then applies the
+    proximal map of each variable and projects onto its domain. Without proximal terms this is (accelerated)
+    projected gradient descent. Each sample has its own step, 1 over a bound of the curvature that it has
+    met. Where the bound turns out too small the sample stays for this once and its bound is raised, so that
+    no step branches.
 
     The residual is that of the point after the step. Where the trace shows that the smooth part is quadratic,
     the velocity at the extrapolated point follows from those at two points, and a step takes one evaluation
@@ -140,8 +140,8 @@ def _curvature(
     """The curvature along a step, and whether a bound majorises the energy there (eq. 4.2, with 2.6).
 
     Of a quadratic part it follows from the change of the velocity, which has no cancellation; of another also
-    where energies differ by no more than their rounding (Becker, Candes and Grant 2011, Math. Program. Comput.
-    3:165, sect. 5.3).
+    where energies differ by no more than their rounding (Becker, Candes and Grant 2011, Math. Program.
+    Comput. 3:165, sect. 5.3).
     """
     (start, push, low), (end, velocity, high) = before, after
     step = change(end, start)

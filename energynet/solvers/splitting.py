@@ -65,8 +65,8 @@ def _check_terms(owner: str, flow: EnergyFlow) -> None:
         if part.derivation({}) is not Derivation.PROXIMAL:
             if part.link is not None:
                 raise SettlingError(
-                    f"{owner} moves the values of {name!r}, in which {part} is infinitely steep or has a kink, "
-                    f"for it is the integral of {part.link!r}; use a solver of mirror flow such as "
+                    f"{owner} moves the values of {name!r}, in which {part} is infinitely steep or has a "
+                    f"kink, for it is the integral of {part.link!r}; use a solver of mirror flow such as "
                     "BlockDescent or Euler, or declare the variable without a link"
                 )
             continue
@@ -78,8 +78,8 @@ def _check_terms(owner: str, flow: EnergyFlow) -> None:
             )
         if name in found:
             raise SettlingError(
-                f"{owner}: variable {name!r} has two terms with a proximal map, {found[name]} and {part}, and "
-                "the map of a sum does not follow from those of its terms; write them as one ProximalTerm"
+                f"{owner}: variable {name!r} has two terms with a proximal map, {found[name]} and {part}, "
+                "and the map of a sum does not follow from those of its terms; write them as one ProximalTerm"
             )
         found[name] = part
 

@@ -22,7 +22,7 @@ from energynet.rules import (
 from energynet.samplers import MALA, HamiltonianMonteCarlo, Langevin, Sampler, Underdamped
 from energynet.settle import settle
 from energynet.solution import Solution
-from energynet.solvers import BlockDescent, Euler, Heun, RungeKutta4, Solver
+from energynet.solvers import ADMM, BlockDescent, Euler, Heun, Proximal, RungeKutta4, Solver
 from energynet.state import State
 from energynet.stopping import Never, Stationary, Status, Until
 from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Variable
@@ -31,6 +31,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MALA",
+    "ADMM",
     "Backprop",
     "Bit",
     "BlockDescent",
@@ -56,6 +57,7 @@ __all__ = [
     "NonNegative",
     "Partial",
     "Phase",
+    "Proximal",
     "ProximalTerm",
     "Real",
     "RungeKutta4",

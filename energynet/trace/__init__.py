@@ -5,7 +5,7 @@ from energynet.trace.difference import difference
 from energynet.trace.graph import Combination
 from energynet.trace.kernel import BoundKernel, Environment, Kernel
 from energynet.trace.program import Program
-from energynet.trace.structure import curvature, dependence
+from energynet.trace.structure import affine, curvature, dependence
 
 __all__ = [
     "PARAMETER",
@@ -16,6 +16,7 @@ __all__ = [
     "Program",
     "Spec",
     "Traced",
+    "affine",
     "curvature",
     "dependence",
     "difference",

@@ -1,8 +1,11 @@
 """Solvers: what advances a flow by one step."""
 
+from energynet.solvers.adaptive import Adaptive
 from energynet.solvers.base import Solver
 from energynet.solvers.block import BlockDescent
 from energynet.solvers.euler import Euler
+from energynet.solvers.fire import FIRE
+from energynet.solvers.momentum import Momentum
 from energynet.solvers.runge_kutta import Heun, RungeKutta4
 
-__all__ = ["BlockDescent", "Euler", "Heun", "RungeKutta4", "Solver"]
+__all__ = ["FIRE", "Adaptive", "BlockDescent", "Euler", "Heun", "Momentum", "RungeKutta4", "Solver"]

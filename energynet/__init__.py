@@ -23,6 +23,7 @@ from energynet.samplers import MALA, HamiltonianMonteCarlo, Langevin, Sampler, U
 from energynet.settle import settle
 from energynet.solution import Solution
 from energynet.solvers import ADMM, BlockDescent, Euler, Heun, Proximal, RungeKutta4, Solver
+from energynet.solvers import FIRE, Adaptive, BlockDescent, Euler, Heun, Momentum, RungeKutta4, Solver
 from energynet.state import State
 from energynet.stopping import Never, Stationary, Status, Until
 from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Variable
@@ -32,6 +33,8 @@ __version__ = "0.1.0"
 __all__ = [
     "MALA",
     "ADMM",
+    "FIRE",
+    "Adaptive",
     "Backprop",
     "Bit",
     "BlockDescent",
@@ -53,6 +56,7 @@ __all__ = [
     "LiftedFlow",
     "Link",
     "MirrorFlow",
+    "Momentum",
     "Never",
     "NonNegative",
     "Partial",

@@ -1,5 +1,7 @@
 """Samplers: solvers whose states have the distribution exp(-E / T) in the end."""
 
 from energynet.samplers.base import Sampler
+from energynet.samplers.gibbs import Gibbs
+from energynet.samplers.glauber import Glauber
 
-__all__ = ["Sampler"]
+__all__ = ["Gibbs", "Glauber", "Sampler"]

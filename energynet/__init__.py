@@ -3,8 +3,9 @@
 from importlib import import_module as _import_module
 from typing import Any as _Any
 
-from energynet import models, terms
+from energynet import exact, models, terms
 from energynet.cost import Cost, CrossEntropy, SquaredError
+from energynet.discrete import DiscreteFlow
 from energynet.energy import Energy, ProximalTerm, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
 from energynet.flow import Flow, GradientFlow, MirrorFlow, Partial
@@ -20,6 +21,7 @@ from energynet.rules import (
     Unrolled,
 )
 from energynet.samplers import MALA, HamiltonianMonteCarlo, Langevin, Sampler, Underdamped
+from energynet.samplers import Gibbs, Glauber, Sampler
 from energynet.settle import settle
 from energynet.solution import Solution
 from energynet.solvers import ADMM, BlockDescent, Euler, Heun, Proximal, RungeKutta4, Solver
@@ -41,11 +43,14 @@ __all__ = [
     "ContrastiveHebbian",
     "Cost",
     "CrossEntropy",
+    "DiscreteFlow",
     "EagerFallback",
     "Energy",
     "EquilibriumPropagation",
     "Euler",
     "Flow",
+    "Gibbs",
+    "Glauber",
     "GradientFlow",
     "HamiltonianMonteCarlo",
     "Heun",
@@ -86,6 +91,7 @@ __all__ = [
     "Until",
     "Variable",
     "__version__",
+    "exact",
     "models",
     "settle",
     "terms",

@@ -6,3 +6,7 @@ from energynet.samplers.langevin import Langevin
 from energynet.samplers.underdamped import Underdamped
 
 __all__ = ["MALA", "HamiltonianMonteCarlo", "Langevin", "Sampler", "Underdamped"]
+from energynet.samplers.gibbs import Gibbs
+from energynet.samplers.glauber import Glauber
+
+__all__ = ["Gibbs", "Glauber", "Sampler"]

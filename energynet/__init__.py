@@ -3,7 +3,8 @@
 from importlib import import_module as _import_module
 from typing import Any as _Any
 
-from energynet import models, terms
+from energynet import models, samplers, terms
+from energynet.annealing import AnnealedImportanceSampling, PartitionEstimate, Tractable
 from energynet.cost import Cost, CrossEntropy, SquaredError
 from energynet.energy import Energy, ProximalTerm, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
@@ -19,7 +20,7 @@ from energynet.rules import (
     Phase,
     Unrolled,
 )
-from energynet.samplers import Sampler
+from energynet.samplers import Annealed, ParallelTempering, Sampler
 from energynet.settle import settle
 from energynet.solution import Solution
 from energynet.solvers import BlockDescent, Euler, Heun, RungeKutta4, Solver
@@ -30,6 +31,8 @@ from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Var
 __version__ = "0.1.0"
 
 __all__ = [
+    "Annealed",
+    "AnnealedImportanceSampling",
     "Backprop",
     "Bit",
     "BlockDescent",
@@ -51,7 +54,9 @@ __all__ = [
     "MirrorFlow",
     "Never",
     "NonNegative",
+    "ParallelTempering",
     "Partial",
+    "PartitionEstimate",
     "Phase",
     "ProximalTerm",
     "Real",
@@ -71,12 +76,14 @@ __all__ = [
     "Sum",
     "Tanh",
     "TraceError",
+    "Tractable",
     "Unit",
     "Unrolled",
     "Until",
     "Variable",
     "__version__",
     "models",
+    "samplers",
     "settle",
     "terms",
 ]

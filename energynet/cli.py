@@ -10,7 +10,7 @@ import torch
 
 import energynet
 from energynet.data import DataError, load
-from energynet.data.optional import require
+from energynet.optional import require
 from energynet.errors import SettlingError, StateError
 from energynet.track import Run, RunError
 from energynet.training import (

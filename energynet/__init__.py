@@ -20,7 +20,15 @@ from energynet.rules import (
     Phase,
     Unrolled,
 )
-from energynet.samplers import Annealed, ParallelTempering, Sampler
+from energynet.samplers import (
+    MALA,
+    Annealed,
+    HamiltonianMonteCarlo,
+    Langevin,
+    ParallelTempering,
+    Sampler,
+    Underdamped,
+)
 from energynet.settle import settle
 from energynet.solution import Solution
 from energynet.solvers import BlockDescent, Euler, Heun, RungeKutta4, Solver
@@ -31,6 +39,7 @@ from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Var
 __version__ = "0.1.0"
 
 __all__ = [
+    "MALA",
     "Annealed",
     "AnnealedImportanceSampling",
     "Backprop",
@@ -45,9 +54,11 @@ __all__ = [
     "Euler",
     "Flow",
     "GradientFlow",
+    "HamiltonianMonteCarlo",
     "Heun",
     "ImplicitDifferentiation",
     "Interval",
+    "Langevin",
     "LearningRule",
     "LiftedFlow",
     "Link",
@@ -77,6 +88,7 @@ __all__ = [
     "Tanh",
     "TraceError",
     "Tractable",
+    "Underdamped",
     "Unit",
     "Unrolled",
     "Until",

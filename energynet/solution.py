@@ -77,8 +77,8 @@ class Solution:
         Returns
         -------
         Tensor or dict
-            Float64, of the shape of one sample of the trajectory, without times and batch; a dict of these for a
-            dict. NaN where a number is not finite.
+            Float64, of the shape of one sample at one time; a dict of these for a trajectory that is a dict.
+            NaN where a number is not finite.
 
         Raises
         ------
@@ -90,9 +90,9 @@ class Solution:
     def r_hat(self, discard: int = 0) -> Any:
         """How far the recorded chains disagree: near 1 where they follow one law, 1.01 is a usual limit.
 
-        The samples of the batch are the chains, at least two. The rank-normalised split R-hat, the larger of that of
-        the bulk and of the tails (Vehtari et al. 2021, Bayesian Anal. 16:667, sec. 4), by arviz-stats. NaN where a
-        number is constant. Otherwise as `effective_sample_size`.
+        The samples of the batch are the chains, at least two. The rank-normalised split R-hat, the larger of
+        that of the bulk and of the tails (Vehtari et al. 2021, Bayesian Anal. 16:667, sec. 4), by
+        arviz-stats. NaN where a number is constant. Otherwise as `effective_sample_size`.
         """
         return diagnose(r_hat, self.trajectory, discard)
 

@@ -107,11 +107,11 @@ class PartitionEstimate:
 class AnnealedImportanceSampling:
     """log Z of exp(-E), by annealed importance sampling (Neal 2001, Stat. Comput. 11:125).
 
-    Chains start from exact samples of a base law and move at E_b = (1 - b) E_base + b E, where b grows from 0 to 1
-    (his eq. 3, with geometric means of densities as path). Their weights have the mean Z / Z_base without bias for
-    every number of steps, if the sampler leaves exp(-E_b) invariant, as Gibbs, MALA and HMC do and unadjusted Langevin
-    does not. By Jensen's inequality the mean of the log of the estimate is a lower bound of log Z. `reverse` starts
-    from samples of the energy and gives an upper bound (Burda, Grosse and Salakhutdinov 2015, AISTATS, sec. 3).
+    Chains start from exact samples of a base law and move at E_b = (1 - b) E_base + b E, where b grows from 0
+    to 1 (his eq. 3). Their weights have the mean Z / Z_base without bias for every number of steps, if the
+    sampler leaves exp(-E_b) invariant, as Gibbs, MALA and HMC do and unadjusted Langevin does not. The
+    estimate of log Z has an expectation below it, by Jensen's inequality. `reverse` starts from samples of the
+    energy and gives one above (Burda, Grosse and Salakhutdinov 2015, AISTATS, sec. 3).
 
     Parameters
     ----------
@@ -122,9 +122,9 @@ class AnnealedImportanceSampling:
         such as `terms.Field`, fitted to the data. `Standard` by default: uniform on discrete variables and
         intervals, standard normal on unbounded ones, half of one on those with one end.
     sampler
-        Moves the chains, one step at each b; its own temperature is not used. By default `Gibbs` where all free
-        variables are discrete, ``HamiltonianMonteCarlo(dt=0.1, steps=10)`` where all are continuous: choose a dt
-        that fits the energy, whose statistics tell the rate of acceptance.
+        Moves the chains, one step at each b; its own temperature is not used. By default `Gibbs` where all
+        free variables are discrete, ``HamiltonianMonteCarlo(dt=0.1, steps=10)`` where all are continuous. A
+        dt that fits the energy is better; the statistics tell the rate of acceptance.
     steps
         Values of b after 0, evenly spaced. 1000, of the order of what Salakhutdinov and Murray (2008) needed
         for RBMs; halve and double it, and see whether the estimate moves.
@@ -205,8 +205,8 @@ class AnnealedImportanceSampling:
         Parameters
         ----------
         samples
-            Values of the free variables, each ``(batch * chains, *shape)``, the chains of one sample of the clamp in a
-            row. Their number takes the place of ``chains``.
+            Values of the free variables, each ``(batch * chains, *shape)``, the chains of one sample of the
+            clamp in a row. Their number takes the place of ``chains``.
         clamp, generator
             As in `estimate`.
         """
@@ -218,8 +218,8 @@ class AnnealedImportanceSampling:
             count = len(next(iter(samples.values()), ()))
             if unknown or not count or count % len(like):
                 raise StateError(
-                    f"reverse: expected values of {', '.join(_free(self.energy, clamp))}, as many for each of the "
-                    f"{len(like)} samples of the clamp, got {count} of {', '.join(samples) or 'nothing'}"
+                    f"reverse: expected values of {', '.join(_free(self.energy, clamp))}, as many for each "
+                    f"of the {len(like)} samples of the clamp, got {count} of {', '.join(samples) or 'none'}"
                 )
             wide = _repeated(clamp, count // len(like))
             return self._run(path, clamp, wide, samples, like, self.betas[::-1], generator)
@@ -290,8 +290,8 @@ class AnnealedImportanceSampling:
                 base = Standard({name: self.energy.variables[name] for name in free})
             elif not set(free) <= set(base.variables) <= set(self.energy.variables):
                 raise ValueError(
-                    f"AnnealedImportanceSampling: expected a base of the free variables {', '.join(free)}, and of no "
-                    f"other than {', '.join(self.energy.variables)}, got one of {', '.join(base.variables)}"
+                    f"AnnealedImportanceSampling: expected a base of the free variables {', '.join(free)} "
+                    f"within {', '.join(self.energy.variables)}, got one of {', '.join(base.variables)}"
                 )
             self._paths[free] = Path(base, self.energy)
         return self._paths[free]
@@ -313,8 +313,8 @@ def default_sampler(variables: Mapping[str, Variable]) -> Sampler:
     if all(isinstance(variable, Continuous) for variable in variables.values()):
         return HamiltonianMonteCarlo(dt=0.1, steps=10)
     raise SettlingError(
-        "AnnealedImportanceSampling: some free variables are discrete and some continuous, which no sampler here "
-        "moves together; give one as sampler="
+        "AnnealedImportanceSampling: some free variables are discrete and some continuous, which no sampler "
+        "here moves together; give one as sampler="
     )
 
 
@@ -339,6 +339,6 @@ def _betas(betas: Sequence[float] | Tensor) -> tuple[float, ...]:
     found = tuple(float(beta) for beta in betas)
     if len(found) < 2 or found[0] != 0 or found[-1] != 1 or any(a > b for a, b in pairwise(found)):
         raise ValueError(
-            f"AnnealedImportanceSampling: betas grow from 0 to 1, got {len(found)} from {found[:1]} to {found[-1:]}"
+            f"AnnealedImportanceSampling: betas must grow from 0 to 1, got {len(found)}: {found[:9]}"
         )
     return found

@@ -50,8 +50,8 @@ class Standard(Tractable):
     """Independent units: uniform where that is a law, else a standard normal, or half of one at an end.
 
     Discrete variables and bounded intervals are uniform, with energy 0. Unbounded variables have energy
-    1/2 s^2, those with one end 1/2 of the squared distance from it. Where a variable has a link, the domain is the
-    range of the link.
+    1/2 s^2, those with one end 1/2 of the squared distance from it. Where a variable has a link, its domain
+    is the range of the link.
 
     Parameters
     ----------
@@ -130,13 +130,13 @@ def _distance(value: Tensor, low: float, high: float) -> Tensor:
 class Uncoupled(Tractable):
     """Any energy of discrete variables whose units are independent of one another.
 
-    The law of each unit comes from the difference of energies at its two values, which takes one evaluation for
-    each unit.
+    The law of each unit comes from the difference of energies at its two values, which takes one evaluation
+    for each unit.
 
     Parameters
     ----------
     base
-        The energy; of the free variables, and perhaps of clamped ones, which the fields of the units depend on.
+        Of the free variables, and perhaps of clamped ones, which the fields of the units depend on.
 
     Raises
     ------
@@ -174,7 +174,7 @@ class Uncoupled(Tractable):
         return state
 
     def _gains(self, clamp: Clamp, like: Tensor) -> tuple[Tensor, State, State]:
-        """The energy with every free unit at its first value, that state, and what flipping each unit adds."""
+        """The energy with free units at their first value, that state, and what flipping each unit adds."""
         state: State = {}
         for name, variable in self.variables.items():
             held = clamp.get(name)
@@ -219,7 +219,7 @@ class Uncoupled(Tractable):
         error = (self.base.energy(**flipped) - expected).abs()
         if bool((error > 1e3 * torch.finfo(error.dtype).eps * (1 + size)).any()):
             raise ValueError(
-                f"{self.base} couples its units, so its partition function is not known from their differences; "
+                f"{self.base} couples its units, so its partition function is not told by their differences; "
                 "give a base of independent units such as Field, or a Tractable"
             )
 

@@ -2,6 +2,19 @@
 
 from energynet.samplers.annealed import Annealed, geometric, linear
 from energynet.samplers.base import Sampler
+from energynet.samplers.hamiltonian import MALA, HamiltonianMonteCarlo
+from energynet.samplers.langevin import Langevin
 from energynet.samplers.tempering import ParallelTempering
+from energynet.samplers.underdamped import Underdamped
 
-__all__ = ["Annealed", "ParallelTempering", "Sampler", "geometric", "linear"]
+__all__ = [
+    "MALA",
+    "Annealed",
+    "HamiltonianMonteCarlo",
+    "Langevin",
+    "ParallelTempering",
+    "Sampler",
+    "Underdamped",
+    "geometric",
+    "linear",
+]

@@ -42,8 +42,8 @@ class Annealed(Solver):
     TypeError
         If the solver is not a sampler, and so has no temperature.
     ValueError
-        If a temperature is negative, infinite or NaN; that of a function is looked at for its first 100 steps,
-        when settling begins.
+        If a temperature is negative, infinite or NaN. Those of a function are looked at for its first 100
+        steps, when settling begins.
 
     Examples
     --------
@@ -166,7 +166,7 @@ def _look(schedule: Callable[[Tensor], Tensor], device: torch.device) -> None:
     if not isinstance(found, Tensor) or found.shape != (_LOOKED_AT,):
         came = tuple(found.shape) if isinstance(found, Tensor) else found
         raise ValueError(
-            "Annealed: a schedule is a function from the numbers of steps, (batch,), to temperatures, (batch,); "
-            f"for {_LOOKED_AT} numbers of steps it gave {came!r}"
+            "Annealed: a schedule is a function from the numbers of steps, (batch,), to temperatures, "
+            f"(batch,); for {_LOOKED_AT} numbers of steps it gave {came!r}"
         )
     _numbers(found)

@@ -60,7 +60,7 @@ class Sampler(Solver):
     def moved(self, carry: Any, ratio: Float[Tensor, batch]) -> Any:
         """The carry of states that are given to another temperature, ``ratio`` times theirs.
 
-        What a carry knows of its state goes with the state, and so does the carry, as it is by default. A momentum,
-        whose law depends on the temperature, must be scaled by the root of the ratio.
+        What a carry knows of its state goes with the state, and by default the carry stays as it is. A
+        momentum, whose law depends on the temperature, must be scaled by the root of the ratio.
         """
         return carry

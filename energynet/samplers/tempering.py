@@ -30,19 +30,20 @@ class ParallelTempering(Solver):
     A step is ``swap_every`` steps of the sampler at every temperature, all in one batch, and then one attempt
     to swap each second pair of neighbours: pairs 0-1, 2-3, ... and pairs 1-2, 3-4, ... by turns (Okabe et al.
     2001, Chem. Phys. Lett. 335:435). A swap is accepted with probability min(1, exp((1/Ti - 1/Tj)(Ei - Ej)))
-    (Swendsen and Wang 1986, Phys. Rev. Lett. 57:2607; Geyer 1991), so each replica keeps the law exp(-E / T) of
-    its temperature if the sampler does. Every replica starts where settling starts.
+    (Swendsen and Wang 1986, Phys. Rev. Lett. 57:2607; Geyer 1991), so each replica keeps the law exp(-E / T)
+    of its temperature if the sampler does. Every replica starts where settling starts.
 
     Parameters
     ----------
     sampler
         Moves the replicas; its own temperature is not used.
     temperatures
-        At least two positive numbers. The first is that of the state that settling returns. Neighbours exchange,
-        so they should be sorted: geometric spacing gives even rates of swaps where the heat capacity is constant.
+        At least two positive numbers. The first is that of the state that settling returns. Neighbours
+        exchange, so they should be sorted: geometric spacing gives even rates of swaps where the heat
+        capacity is constant.
     swap_every
-        Steps of the sampler between two attempts. 1, for frequent attempts mix best (Sindhikara et al. 2008, J. Chem. Phys.
-        128:024103); each takes one evaluation of the energy of every replica.
+        Steps of the sampler between two attempts. 1, for frequent attempts mix best (Sindhikara et al. 2008,
+        J. Chem. Phys. 128:024103); each takes one evaluation of the energy of every replica.
 
     Raises
     ------
@@ -53,9 +54,9 @@ class ParallelTempering(Solver):
 
     Notes
     -----
-    `Solution.statistics` holds ``"swap"``, ``(batch, temperatures - 1)``, how often each pair of neighbours swapped
-    when it could; ``"round_trips"``, ``(batch,)``, how many replicas have been at the last temperature and come back
-    to the first; and the sampler's own statistics, averaged over the replicas.
+    `Solution.statistics` holds ``"swap"``, ``(batch, temperatures - 1)``, how often each pair of neighbours
+    swapped when it could; ``"round_trips"``, ``(batch,)``, how many replicas have been at the last
+    temperature and come back to the first; and the sampler's own statistics, averaged over the replicas.
     """
 
     def __init__(self, sampler: Solver, temperatures: Sequence[float] | Tensor, swap_every: int = 1) -> None:
@@ -63,7 +64,7 @@ class ParallelTempering(Solver):
         self.temperatures = tuple(float(value) for value in temperatures)
         if len(self.temperatures) < 2 or not all(0 < value < math.inf for value in self.temperatures):
             raise ValueError(
-                "ParallelTempering: expected at least two positive temperatures, the first that of the target, "
+                "ParallelTempering: expected at least two positive temperatures, the first for the target, "
                 f"got {self.temperatures}"
             )
         if not isinstance(swap_every, int) or swap_every < 1:

@@ -110,8 +110,8 @@ class AnnealedImportanceSampling:
     Chains start from exact samples of a base law and move at E_b = (1 - b) E_base + b E, where b grows from 0
     to 1 (his eq. 3). Their weights have the mean Z / Z_base without bias for every number of steps, if the
     sampler leaves exp(-E_b) invariant, as Gibbs, MALA and HMC do and unadjusted Langevin does not. The
-    estimate of log Z has an expectation below it, by Jensen's inequality. `reverse` starts from samples of the
-    energy and gives one above (Burda, Grosse and Salakhutdinov 2015, AISTATS, sec. 3).
+    estimate of log Z has an expectation below it, by Jensen's inequality. `reverse` starts from samples of
+    the energy and gives one above (Burda, Grosse and Salakhutdinov 2015, AISTATS, sec. 3).
 
     Parameters
     ----------

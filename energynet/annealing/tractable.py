@@ -64,7 +64,8 @@ class Standard(Tractable):
         self.ends = {name: _ends(name, variable) for name, variable in variables.items()}
 
     def energy(self, **state: Tensor) -> Tensor:
-        total = rows(next(iter(state.values()))).new_zeros(()).expand(len(next(iter(state.values()))))
+        first = next(iter(state.values()))
+        total = first.new_zeros(first.shape[0])
         for name, value in state.items():
             low, high = self.ends[name]
             if math.isinf(low) or math.isinf(high):

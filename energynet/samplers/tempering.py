@@ -135,7 +135,7 @@ class ParallelTempering(Solver):
             "returning": returning,
             "round_trips": carry["round_trips"] + home,
         }
-        state = {name: value[:, 0] for name, value in replicas.items()}
+        state = {name: value[:, 0].contiguous() for name, value in replicas.items()}
         # a replica that has diverged makes its sample diverge
         return state, carry, residual.reshape(temperature.shape).amax(1)
 

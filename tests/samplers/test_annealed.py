@@ -91,7 +91,7 @@ def test_temperatures_are_finite_and_not_negative(bad: float) -> None:
 
 
 def test_schedules_have_ends_that_make_sense() -> None:
-    with pytest.raises(ValueError, match="positive numbers, got 1.0 and 0.0; linear may end at 0"):
+    with pytest.raises(ValueError, match=r"positive numbers, got 1.0 and 0.0; linear may end at 0"):
         geometric(1.0, 0.0, 3)
     with pytest.raises(ValueError, match="at least 2 steps, got 1"):
         linear(1.0, 0.0, 1)

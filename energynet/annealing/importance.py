@@ -16,7 +16,7 @@ from energynet.annealing.tractable import Standard, Tractable, Uncoupled
 from energynet.energy import Conditioned, Energy
 from energynet.errors import SettlingError, StateError
 from energynet.flow import Clamp, EnergyFlow, Partial
-from energynet.samplers import Sampler
+from energynet.samplers import HamiltonianMonteCarlo, Sampler
 from energynet.state import State, merged
 from energynet.variable import Continuous, Discrete, Real, Variable
 
@@ -306,9 +306,9 @@ class AnnealedImportanceSampling:
 
 def default_sampler(variables: Mapping[str, Variable]) -> Sampler:
     """Gibbs for discrete variables, Hamiltonian Monte Carlo for continuous ones."""
-    from energynet.samplers import Gibbs, HamiltonianMonteCarlo
-
     if all(isinstance(variable, Discrete) for variable in variables.values()):
+        from energynet.samplers import Gibbs
+
         return Gibbs()
     if all(isinstance(variable, Continuous) for variable in variables.values()):
         return HamiltonianMonteCarlo(dt=0.1, steps=10)
@@ -337,7 +337,7 @@ def _repeated(clamp: Clamp, times: int) -> Clamp:
 
 def _betas(betas: Sequence[float] | Tensor) -> tuple[float, ...]:
     found = tuple(float(beta) for beta in betas)
-    if len(found) < 2 or found[0] != 0 or found[-1] != 1 or any(a > b for a, b in pairwise(found)):
+    if len(found) < 2 or found[0] != 0 or found[-1] != 1 or not all(a <= b for a, b in pairwise(found)):
         raise ValueError(
             f"AnnealedImportanceSampling: betas must grow from 0 to 1, got {len(found)}: {found[:9]}"
         )

@@ -12,7 +12,7 @@ from scipy import integrate
 from torch import Tensor
 
 import energynet as en
-from energynet.annealing import Standard, Uncoupled
+from energynet.annealing import Standard
 from helpers.functional import Functional
 
 F64 = torch.float64

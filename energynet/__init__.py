@@ -3,9 +3,10 @@
 from importlib import import_module as _import_module
 from typing import Any as _Any
 
-from energynet import models, samplers, terms
+from energynet import exact, models, samplers, terms
 from energynet.annealing import AnnealedImportanceSampling, PartitionEstimate, Tractable
 from energynet.cost import Cost, CrossEntropy, SquaredError
+from energynet.discrete import DiscreteFlow
 from energynet.energy import Energy, ProximalTerm, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
 from energynet.flow import Flow, GradientFlow, MirrorFlow, Partial
@@ -23,6 +24,8 @@ from energynet.rules import (
 from energynet.samplers import (
     MALA,
     Annealed,
+    Gibbs,
+    Glauber,
     HamiltonianMonteCarlo,
     Langevin,
     ParallelTempering,
@@ -48,11 +51,14 @@ __all__ = [
     "ContrastiveHebbian",
     "Cost",
     "CrossEntropy",
+    "DiscreteFlow",
     "EagerFallback",
     "Energy",
     "EquilibriumPropagation",
     "Euler",
     "Flow",
+    "Gibbs",
+    "Glauber",
     "GradientFlow",
     "HamiltonianMonteCarlo",
     "Heun",
@@ -94,6 +100,7 @@ __all__ = [
     "Until",
     "Variable",
     "__version__",
+    "exact",
     "models",
     "samplers",
     "settle",

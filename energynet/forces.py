@@ -14,6 +14,7 @@ from energynet.dynamics import Block, Curvature, Dynamics
 from energynet.energy import Conditioned, Energy, usable
 from energynet.link import Link
 from energynet.programs import program_of, signature
+from energynet.quadratic import Quadratic
 from energynet.state import State
 from energynet.trace import BoundKernel, Environment, Kernel
 
@@ -34,12 +35,25 @@ class Forces(ABC):
 
     @property
     @abstractmethod
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The free variables in groups that do not read each other; all in one where nothing is known."""
+
+    @property
+    @abstractmethod
     def blocks(self) -> tuple[Block, ...]:
-        """A partition of the free variables into blocks."""
+        """The same groups, each with its variables by kind."""
 
     @abstractmethod
     def force(self, point: State) -> State:
         """The force on every free variable."""
+
+    @abstractmethod
+    def some(self, names: Sequence[str], point: State) -> State:
+        """The force on some of the free variables."""
+
+    @abstractmethod
+    def quadratic(self, names: Sequence[str]) -> Quadratic | None:
+        """What is known of some variables together, if the energy is quadratic in them; else None."""
 
     @abstractmethod
     def energy(self, point: State) -> Tensor:
@@ -101,11 +115,22 @@ class TracedForces(Forces):
         return bound(*[point[name] for point in points for name in self.free])
 
     @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        return self._dynamics.groups
+
+    @property
     def blocks(self) -> tuple[Block, ...]:
         return self._dynamics.blocks
 
     def force(self, point: State) -> State:
         return dict(zip(self.free, self._run(self._dynamics.force, point), strict=True))
+
+    def some(self, names: Sequence[str], point: State) -> State:
+        kernel = self._dynamics.kernel([f"force {name}" for name in names])
+        return dict(zip(names, self._run(kernel, point), strict=True))
+
+    def quadratic(self, names: Sequence[str]) -> Quadratic | None:
+        return self._dynamics.quadratic(tuple(names))
 
     def energy(self, point: State) -> Tensor:
         return self._run(self._dynamics.energy, point)[0]
@@ -163,6 +188,10 @@ class EagerForces(Forces):
         self._links = dict(links)
 
     @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        return (self.free,)
+
+    @property
     def blocks(self) -> tuple[Block, ...]:
         return (Block((), (), self.free),)
 
@@ -199,6 +228,13 @@ class EagerForces(Forces):
             total, list(state.values()), create_graph=create_graph, allow_unused=True, materialize_grads=True
         )
         return {name: -slope for name, slope in zip(state, slopes, strict=True)}
+
+    def some(self, names: Sequence[str], point: State) -> State:
+        force = self.force(point)
+        return {name: force[name] for name in names}
+
+    def quadratic(self, names: Sequence[str]) -> None:
+        return None
 
     def energy(self, point: State) -> Tensor:
         return self._conditioned.energy(**self._state(point))

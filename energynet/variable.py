@@ -29,10 +29,14 @@ class Variable(ABC):
     ----------
     low, high
         Ends of the closed range of the values; infinite where there is none.
+    tau, link
+        Time constant and link; 1 and None where nothing is integrated.
     """
 
     low: float = -math.inf
     high: float = math.inf
+    tau: float = 1.0
+    link: Link | None = None
 
     def __init__(self, *shape: int) -> None:
         for size in shape:
@@ -247,9 +251,14 @@ class Interval(Continuous):
 
 
 class Discrete(Variable):
-    """A variable with finitely many values; samplers move it, ODE solvers refuse it."""
+    """A variable with two values; `Gibbs` and `Glauber` move it, ODE solvers refuse it."""
 
     values: tuple[float, float]
+
+    def project(self, value: Tensor) -> Tensor:
+        """The nearer of the two values; the lower one halfway."""
+        low, high = self.values
+        return torch.where(value > (low + high) / 2, high, low).to(value.dtype)
 
     def check_values(self, name: str, value: Tensor) -> None:
         super().check_values(name, value)

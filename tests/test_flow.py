@@ -181,7 +181,7 @@ def test_a_discrete_variable_needs_a_sampler() -> None:
             return -s.sum(1)
 
     with pytest.raises(en.SettlingError, match=r"'s'.*Spin.*sampler"):
-        en.settle(Ising(s=en.Spin(3)))
+        en.settle(Ising(s=en.Spin(3)), solver=en.Euler(0.1))
 
 
 def test_nothing_free_is_said() -> None:

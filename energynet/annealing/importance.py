@@ -12,40 +12,18 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
+from energynet.annealing.path import MIXTURE, Mixed, Path, Tilted
 from energynet.annealing.tractable import Standard, Tractable, Uncoupled
+from energynet.discrete import is_discrete
 from energynet.energy import Conditioned, Energy
 from energynet.errors import SettlingError, StateError
 from energynet.flow import Clamp, EnergyFlow, Partial
-from energynet.samplers import HamiltonianMonteCarlo, Sampler
-from energynet.state import State, merged
-from energynet.variable import Continuous, Discrete, Real, Variable
+from energynet.samplers import Gibbs, HamiltonianMonteCarlo, Sampler
+from energynet.state import State
+from energynet.variable import Continuous, Variable
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-MIXTURE = "mixture"
-
-
-@final
-class Path(Energy):
-    """E = mixture_0 * base + mixture_1 * energy, so that one trace serves every inverse temperature."""
-
-    def __init__(self, base: Tractable, target: Energy) -> None:
-        if MIXTURE in target.variables or MIXTURE in base.variables:
-            raise ValueError(f"{MIXTURE!r} is the name of the place on the path; call the variable otherwise")
-        super().__init__(**merged([target.variables, base.variables]), **{MIXTURE: Real(2)})
-        self.base, self.target = base, target
-
-    def energy(self, **state: Tensor) -> Tensor:
-        mixture = state.pop(MIXTURE)
-        base, target = (
-            part.energy(**{name: state[name] for name in part.variables}) for part in (self.base, self.target)
-        )
-        return mixture[:, 0] * base + mixture[:, 1] * target
-
-    def check_values(self, state: Mapping[str, Tensor]) -> None:
-        for part in (self.base, self.target):
-            part.check_values({name: state[name] for name in part.variables if name in state})
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,34 +212,32 @@ class AnnealedImportanceSampling:
         betas: Sequence[float],
         generator: torch.Generator | None,
     ) -> PartitionEstimate:
-        sampler = default_sampler(path.base.variables) if self.sampler is None else self.sampler
+        free = {name: path.variables[name] for name in _free(self.energy, clamp)}
+        sampler = default_sampler(free) if self.sampler is None else self.sampler
         batch, chains = len(like), len(next(iter(start.values()))) // len(like)
-        values = torch.tensor(
-            [[1 - b, b] for b in betas] + [[-1.0, 1.0]], dtype=like.dtype, device=like.device
-        )
-        mixtures = values.unsqueeze(1).expand(-1, batch * chains, 2)
-        flow = self._flow(path, sampler, wide, start, mixtures[0], generator)
-        gap = flow.rebind(flow.start, **{MIXTURE: mixtures[-1]})  # the energy less that of the base
+        stops = [path.place(beta) if beta > 0 else None for beta in betas[1:-1]]
+        table = torch.tensor([path.gap, *(stop[0] for stop in stops if stop)], dtype=like.dtype)
+        mixtures = iter(table.to(like.device).unsqueeze(1).expand(-1, batch * chains, -1))
+        # the energy of this flow is that of the target less that of the base
+        flow = self._flow(path, sampler, wide, start, next(mixtures), generator)
         point = flow.start
         weights = torch.zeros(batch * chains, dtype=torch.float64, device=like.device)
         told: dict[str, Tensor] = {}
-        for step in range(1, len(betas)):
-            weights = weights - (betas[step] - betas[step - 1]) * gap.energy(point).double()
-            if step + 1 < len(betas):
-                now = flow.rebind(point, **{MIXTURE: mixtures[step]})
+        for (before, beta), stop in zip(pairwise(betas), [*stops, None], strict=True):
+            weights = weights - (beta - before) * flow.energy(point).double()
+            if stop is not None:
+                now = flow.rebind(point, **{MIXTURE: next(mixtures)})
                 carry = sampler.init(now, point)  # what a carry knows of its state is of the energy before
-                point, carry, _ = sampler.sample(now, point, carry, generator, 1.0)
+                point, carry, _ = sampler.sample(now, point, carry, generator, stop[1])
                 for name, value in sampler.statistics(carry).items():
                     told[name] = told[name] + value if name in told else value
-        ended = {name: value.unflatten(0, (batch, chains)) for name, value in flow.values(point).items()}
+        moves = sum(stop is not None for stop in stops)
         return PartitionEstimate(
             log_weights=weights.unflatten(0, (batch, chains)),
             log_base=path.base.log_partition(clamp, like).double(),
             reverse=betas[0] > betas[-1],
-            state=ended,
-            statistics={
-                name: (value / (len(betas) - 2)).unflatten(0, (batch, chains)) for name, value in told.items()
-            },
+            state={n: value.unflatten(0, (batch, chains)) for n, value in flow.values(point).items()},
+            statistics={n: (value / moves).unflatten(0, (batch, chains)) for n, value in told.items()},
         )
 
     def _flow(
@@ -293,7 +269,8 @@ class AnnealedImportanceSampling:
                     f"AnnealedImportanceSampling: expected a base of the free variables {', '.join(free)} "
                     f"within {', '.join(self.energy.variables)}, got one of {', '.join(base.variables)}"
                 )
-            self._paths[free] = Path(base, self.energy)
+            kind = Tilted if is_discrete({name: self.energy.variables[name] for name in free}) else Mixed
+            self._paths[free] = kind(base, self.energy)
         return self._paths[free]
 
     def _like(self, clamp: Clamp, samples: State) -> Float[Tensor, batch]:
@@ -306,9 +283,7 @@ class AnnealedImportanceSampling:
 
 def default_sampler(variables: Mapping[str, Variable]) -> Sampler:
     """Gibbs for discrete variables, Hamiltonian Monte Carlo for continuous ones."""
-    if all(isinstance(variable, Discrete) for variable in variables.values()):
-        from energynet.samplers import Gibbs
-
+    if is_discrete(variables):
         return Gibbs()
     if all(isinstance(variable, Continuous) for variable in variables.values()):
         return HamiltonianMonteCarlo(dt=0.1, steps=10)

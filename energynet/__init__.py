@@ -3,7 +3,8 @@
 from importlib import import_module as _import_module
 from typing import Any as _Any
 
-from energynet import exact, models, terms
+from energynet import exact, models, samplers, terms
+from energynet.annealing import AnnealedImportanceSampling, PartitionEstimate, Tractable
 from energynet.cost import Cost, CrossEntropy, SquaredError
 from energynet.discrete import DiscreteFlow
 from energynet.energy import Energy, ProximalTerm, Sum
@@ -20,8 +21,17 @@ from energynet.rules import (
     Phase,
     Unrolled,
 )
-from energynet.samplers import MALA, HamiltonianMonteCarlo, Langevin, Sampler, Underdamped
-from energynet.samplers import Gibbs, Glauber, Sampler
+from energynet.samplers import (
+    MALA,
+    Annealed,
+    Gibbs,
+    Glauber,
+    HamiltonianMonteCarlo,
+    Langevin,
+    ParallelTempering,
+    Sampler,
+    Underdamped,
+)
 from energynet.settle import settle
 from energynet.solution import Solution
 from energynet.solvers import ADMM, BlockDescent, Euler, Heun, Proximal, RungeKutta4, Solver
@@ -37,6 +47,8 @@ __all__ = [
     "ADMM",
     "FIRE",
     "Adaptive",
+    "Annealed",
+    "AnnealedImportanceSampling",
     "Backprop",
     "Bit",
     "BlockDescent",
@@ -64,7 +76,9 @@ __all__ = [
     "Momentum",
     "Never",
     "NonNegative",
+    "ParallelTempering",
     "Partial",
+    "PartitionEstimate",
     "Phase",
     "Proximal",
     "ProximalTerm",
@@ -85,6 +99,7 @@ __all__ = [
     "Sum",
     "Tanh",
     "TraceError",
+    "Tractable",
     "Underdamped",
     "Unit",
     "Unrolled",
@@ -93,6 +108,7 @@ __all__ = [
     "__version__",
     "exact",
     "models",
+    "samplers",
     "settle",
     "terms",
 ]

@@ -161,6 +161,7 @@ class EnergyFlow(Flow):
         self.start = self._start(given, held, generator)
         self.batch = len(next(iter(self.start.values())))
         self.forces = self._forces(differentiable)
+        self._repeated: tuple[Forces, int, EnergyFlow] | None = None
 
     def _admit(self, name: str, variable: Variable) -> None:
         """Raise `SettlingError` if this flow cannot move a variable."""
@@ -343,6 +344,15 @@ class EnergyFlow(Flow):
         taken.start = {name: value.index_select(0, index) for name, value in self.start.items()}
         taken.batch = len(index)
         return taken
+
+    def repeat(self, times: int) -> EnergyFlow:
+        """The flow of each sample several times in a row; made once, then kept."""
+        made = self._repeated
+        if made is None or made[0] is not self.forces or made[1] != times:
+            like = next(iter(self.start.values()))
+            index = torch.arange(self.batch, device=like.device).repeat_interleave(times)
+            made = self._repeated = (self.forces, times, self.take(index))
+        return made[2]
 
 
 def largest(change: State) -> Tensor:

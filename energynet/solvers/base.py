@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -119,6 +119,20 @@ def energy_flow(solver: Solver, flow: Flow) -> EnergyFlow:
 def column(each: Tensor, like: Tensor) -> Tensor:
     """One number for each sample, shaped to broadcast against a tensor ``(batch, ...)``."""
     return each.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def mapped(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """A nested tuple or dict of tensors, such as a carry, with a function of each tensor in its place.
+
+    What is `Shared` stays: it has no samples.
+    """
+    if isinstance(tree, Shared):
+        return tree
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {key: mapped(function, value) for key, value in tree.items()}
+    return tuple(mapped(function, value) for value in tree)
 
 
 def positive(owner: object, **numbers: float) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from energynet import data
-from energynet.data.optional import require
+from energynet.optional import require
 from helpers.idx_writer import write_mnist
 
 if TYPE_CHECKING:

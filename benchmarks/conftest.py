@@ -7,12 +7,9 @@ and each ratio is the median over rounds, with its quartiles. No benchmark asser
 from __future__ import annotations
 
 import os
-import platform
 import statistics
-import subprocess
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +17,13 @@ import pytest
 import torch
 
 from energynet import data
+from energynet.provenance import circumstances
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROWS: list[str] = []
+HEAD = ["# Benchmarks", "", "Made by `make bench`; CPU times of one process, medians of the rounds.", ""]
 RESULTS = Path(__file__).parent / "results.md"
 
 
@@ -93,29 +92,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     lines = [*head, *ROWS]
     for line in lines:
         terminalreporter.write_line(line)
-    RESULTS.write_text("\n".join([*_circumstances(), "", *lines, ""]))
+    RESULTS.write_text("\n".join([*HEAD, *circumstances(), "", *lines, ""]))
     terminalreporter.write_line(f"written to {RESULTS.relative_to(Path.cwd())}")
-
-
-def _circumstances() -> list[str]:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return [
-        "# Benchmarks",
-        "",
-        "Made by `make bench`; CPU times of one process, medians of the rounds.",
-        "",
-        f"- commit {commit}, {datetime.now(UTC):%Y-%m-%d}",
-        f"- {_processor()}, torch {torch.__version__}, Python {platform.python_version()}",
-        f"- {torch.get_num_threads()} thread, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
-    ]
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -165,8 +165,8 @@ class EnergyFlow(Flow):
     def _continuous(self, name: str, variable: Variable) -> Continuous:
         if not isinstance(variable, Continuous):
             raise SettlingError(
-                f"{type(self).__name__} cannot move {name!r}, which is {variable!r}: an ODE needs a "
-                "continuous variable; clamp it, or use a sampler for discrete variables"
+                f"{type(self).__name__} cannot move {name!r}, which is {variable!r}: a discrete variable has "
+                "no direction to move in; clamp it, or use a sampler that flips it, Gibbs() or Glauber()"
             )
         return variable
 

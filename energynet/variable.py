@@ -77,7 +77,9 @@ class Variable(ABC):
                 f"variable {name!r}: expected finite values, got {value[tuple(bad)].item()} at index {bad}; "
                 "clean the data before it is clamped"
             )
-        if low < self.low or high > self.high:
+        # an end such as 0.4 is another number in float32, and that is what values are clipped to
+        ends = torch.tensor([self.low, self.high], dtype=value.dtype if value.is_floating_point() else None)
+        if low < float(ends[0]) or high > float(ends[1]):
             raise StateError(
                 f"variable {name!r}: expected values of {self!r}, that is in [{self.low:g}, {self.high:g}], "
                 f"got values from {low:g} to {high:g}; rescale them or declare another domain"

@@ -22,7 +22,7 @@ LAYERS = [
     {"solvers", "samplers"},
     {"recording", "running", "solution", "recorded", "compiled", "settle"},
     {"rules", "models"},
-    {"testing", "data", "plot", "track"},
+    {"testing", "data", "plot", "track", "provenance"},
     {"training"},
     {PACKAGE},
     {"cli"},

@@ -283,3 +283,45 @@ def test_numbers_as_variables_and_empty_batches(solver: str) -> None:
     empty = en.settle(model, clamp={"x": x[:0]}, solver=SOLVERS[solver], record="energy")
     assert empty.state["y"].shape == (0, 3)
     assert empty.status.shape == empty.energy.shape == (0,)
+
+
+def test_statistics_are_those_of_the_step_at_which_a_sample_ended() -> None:
+    """A solver that counts its steps: for each sample, dropped from the batch or not, the count is its steps."""
+
+    class Counting(en.Solver):
+        def init(self, flow: Any, state: Any) -> Any:
+            return {"count": torch.zeros(flow.batch, dtype=F64)}
+
+        def step(self, flow: Any, state: Any, carry: Any, generator: Any) -> Any:
+            velocity = flow.velocity(state)
+            new = {n: state[n] + 0.1 * velocity[n] for n in state}
+            return new, {"count": carry["count"] + 1}, flow.residual(state, velocity)
+
+        def statistics(self, carry: Any) -> Any:
+            return {"taken": carry["count"]}
+
+    values = (10.0, 0.25, 3.0, 1.0, 5.0, 8.0, 7.0, 6.0)
+    solution = en.settle(Well(), clamp=rates(*values), solver=Counting(), until=en.Stationary(atol=1e-6))
+    assert len(set(solution.steps.tolist())) > 3
+    assert solution.statistics["taken"].tolist() == solution.steps.tolist()
+    assert set(solution.statistics) == {"taken"}
+
+
+def test_a_solver_says_when_it_ends_and_what_it_moves() -> None:
+    class Short(en.Solver):
+        """Runs for max_steps, by gradient flow even where a variable has a link."""
+
+        def until(self) -> en.Until:
+            return en.Never()
+
+        def flow(self, energy: Any, clamp: Any = None, state: Any = None, **more: Any) -> Any:
+            return en.GradientFlow(energy, clamp, state, **more)
+
+        def step(self, flow: Any, state: Any, carry: Any, generator: Any) -> Any:
+            return state, carry, flow.residual(state, flow.velocity(state))
+
+    model, x = network("sigmoid")
+    solution = en.settle(model, clamp={"x": x}, solver=Short(), max_steps=7)
+    assert solution.steps.tolist() == [7] * len(x)
+    assert isinstance(solution.flow, en.GradientFlow)
+    assert torch.equal(solution.point["y"], solution.state["y"])

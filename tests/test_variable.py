@@ -184,3 +184,14 @@ def test_links_invert_and_their_integral_has_the_inverse_as_slope(link: en.Link)
     shift = slope - u  # the integral is given up to a linear function
     assert torch.allclose(shift, shift[0].expand_as(shift), atol=1e-8)
     assert torch.isfinite(link.potential(torch.tensor([link.low, link.high]))).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_ends_of_a_domain_are_those_of_the_dtype(dtype: torch.dtype) -> None:
+    """0.4 in float32 is above 0.4: what is clipped to an end is still within the domain."""
+    variable = en.Interval(2, low=-0.3, high=0.4)
+    ends = variable.project(torch.tensor([[-1.0, 1.0]], dtype=dtype))
+    variable.check("s", ends)
+    beyond = torch.nextafter(ends, ends * 2)
+    with pytest.raises(en.StateError, match=r"in \[-0.3, 0.4\]"):
+        variable.check("s", beyond)

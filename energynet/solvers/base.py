@@ -48,7 +48,14 @@ class Solver(ABC):
             If the solver cannot move a variable that is free.
         """
         kind = MirrorFlow if has_link(energy, clamp) else GradientFlow
-        return kind(energy, clamp, state, generator=generator, differentiable=differentiable)
+        flow = kind(energy, clamp, state, generator=generator, differentiable=differentiable)
+        for name, (_, term) in flow.proximal.items():
+            raise SettlingError(
+                f"{type(self).__name__} needs a smooth energy, but {term} has a kink, at which its steps "
+                f"would go to and fro; use Proximal(), or declare {name!r} with a link that fits it, such "
+                "as SoftThreshold(strength) for Sparsity"
+            )
+        return flow
 
     def until(self) -> Until:
         """When settling ends if the user does not say."""

@@ -8,9 +8,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from energynet.dynamics import Block, Curvature
 from energynet.errors import SettlingError
 from energynet.flow import EnergyFlow, Flow
-from energynet.forces import Curvature
 from energynet.solvers.base import Solver, column, energy_flow, positive
 from energynet.state import State
 from energynet.variable import rows
@@ -23,7 +23,7 @@ class BlockDescent(Solver):
     The blocks are found from the trace of the energy: in a layered network the even and the odd layers. Where
     the energy of each unit given the rest is quadratic the minimum is exact and takes one evaluation, clipped
     to the domain. Where it is another function of the unit alone, one Newton step is made with the magnitude
-    of the curvature, damped for samples whose residual grows. Variables whose units read each other take
+    of the curvature, damped for samples whose steps turn back. Variables whose units read each other take
     a damped gradient step.
 
     Parameters
@@ -47,7 +47,8 @@ class BlockDescent(Solver):
         zero = batch.new_zeros(len(batch))
         carry: dict[str, Any] = {}
         if any(block.separable or block.coupled for block in flow.forces.blocks):
-            carry["damping"], carry["last"] = zero + 1, zero + math.inf
+            carry["damping"] = zero + 1
+            carry["change"] = {n: torch.zeros_like(state[n]) for b in flow.forces.blocks for n in _damped(b)}
         if self.momentum:
             carry["age"] = zero
             carry["previous"] = {name: state[name] for name in _extrapolated(flow)}
@@ -68,14 +69,15 @@ class BlockDescent(Solver):
     def _step(self, flow: Flow, state: State, carry: Any, *, look: bool) -> tuple[State, Any, Tensor]:
         assert isinstance(flow, EnergyFlow)
         damping = carry.get("damping")
-        look = look or damping is not None
         ahead = flow.project(_extrapolate(state, carry)) if self.momentum else state
         moved, residual = self._sweep(flow, ahead, damping, look)
         new = dict(carry)
-        if damping is not None:
-            grew = residual > carry["last"]
-            new["damping"] = torch.where(grew, damping * 0.5, damping * 1.2).clamp(2.0**-10, 1.0)
-            new["last"] = residual
+        if damping is not None:  # too large a step turns the next one back
+            change = {name: moved[name] - ahead[name] for name in carry["change"]}
+            along = sum(rows(change[n] * carry["change"][n]).sum(1) for n in change)
+            assert isinstance(along, Tensor)
+            new["damping"] = torch.where(along < 0, damping * 0.5, damping * 1.2).clamp(2.0**-10, 1.0)
+            new["change"] = change
         if self.momentum:
             uphill = sum(
                 rows((ahead[n] - moved[n]) * (moved[n] - state[n])).sum(1) for n in carry["previous"]
@@ -118,6 +120,10 @@ class BlockDescent(Solver):
         if len(largest) == 1:
             return state, largest[0]
         return state, torch.stack(largest).amax(0) if largest else torch.empty(0)
+
+
+def _damped(block: Block) -> tuple[str, ...]:
+    return block.separable + block.coupled
 
 
 def _push(flow: EnergyFlow, name: str, old: Tensor, force: Tensor) -> Tensor:

@@ -1,0 +1,202 @@
+"""Every solver on every family of energies in both precisions: it works, or says why it cannot."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import energynet as en
+from energynet.settle import flow_of
+from helpers.families import FAMILIES, SPARSITY, Problem
+from helpers.functional import autograd_force
+from helpers.solvers import CONTINUOUS, DISCRETE, EVERY, MINIMISERS
+
+ATOL = {torch.float32: 2e-5, torch.float64: 1e-9}
+
+
+@functools.cache  # a trace serves every solver
+def problem_of(family: str, dtype: torch.dtype = torch.float64) -> Problem:
+    return FAMILIES[family]().to(dtype)
+
+
+def refusal(solver: str, problem: Problem) -> str | None:
+    """What the error of a pair that makes no sense has to say."""
+    if solver in DISCRETE:
+        return None if problem.discrete else r"(Real|NonNegative|Unit|Interval)\(.*(Bit|Spin|discrete)"
+    if problem.discrete:
+        return r"(Bit|Spin)\(.*(Gibbs|Glauber)"
+    if solver in CONTINUOUS:
+        return None if problem.density else r"SoftThreshold\(0.2.*density"
+    if problem.kink and solver in MINIMISERS:
+        return r"Sparsity.*kink.*Proximal.*SoftThreshold"
+    return None
+
+
+def stationarity(problem: Problem, state: dict[str, Tensor]) -> Tensor:
+    """The largest force that is left within the domain, by autograd alone; for the lasso its conditions."""
+    free = [n for n in problem.energy.variables if not isinstance(problem.clamp.get(n), Tensor)]
+    force = autograd_force(problem.energy, state, free)
+    left = []
+    for name in free:
+        variable, value, push = problem.energy.variables[name], state[name], force[name]
+        if any(isinstance(p, en.terms.Sparsity) and p.variable == name for _, p in problem.energy.parts()):
+            smooth = push + SPARSITY * value.sign()
+            step = value + smooth
+            low = 0.0 if variable.low == 0 else -torch.inf
+            push = (step.sign() * (step.abs() - SPARSITY).clamp(min=0)).clamp(min=low) - value
+        elif isinstance(variable, en.variable.Continuous) and variable.link is None:
+            push = (value + push).clamp(variable.low, variable.high) - value
+        held = problem.clamp.get(name)
+        if isinstance(held, en.Partial):
+            push = push.masked_fill(held.full_mask, 0.0)
+        left.append(push.abs().flatten(1).amax(1))
+    return torch.stack(left).amax(0)
+
+
+def settle(problem: Problem, solver: en.Solver, dtype: torch.dtype, steps: int) -> en.Solution:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", en.EagerFallback)
+        return en.settle(
+            problem.energy,
+            _start(problem, dtype),
+            clamp=problem.clamp,
+            solver=solver,
+            max_steps=steps,
+            until=None if isinstance(solver, en.Sampler) else en.Stationary(atol=ATOL[dtype] / 10),
+            generator=torch.Generator().manual_seed(0),
+        )
+
+
+def _start(problem: Problem, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Generic values for what is free where nothing is clamped, and so nothing tells the batch."""
+    if problem.clamp:
+        return {}
+    generator = torch.Generator().manual_seed(5)
+    start = {}
+    for name, variable in problem.energy.variables.items():
+        noise = torch.randn(3, *variable.shape, generator=generator, dtype=torch.float64).to(dtype)
+        high = torch.where(noise > 0, variable.high, variable.low).to(dtype)
+        start[name] = high if problem.discrete else variable.project(noise)
+    return start
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
+def test_a_solver_works_or_says_why_not(name: str, family: str, dtype: torch.dtype) -> None:
+    problem, solver = problem_of(family, dtype), EVERY[name]()
+    why = refusal(name, problem)
+    if why is not None:
+        with pytest.raises(en.SettlingError, match=why):
+            settle(problem, solver, dtype, 3)
+        return
+    if name in CONTINUOUS or name in DISCRETE:
+        solution = settle(problem, solver, dtype, 30)
+        problem.energy.check(solution.state)  # finite, and within the domains
+        assert {v.dtype for v in solution.state.values()} == {dtype}
+        return
+    solution = settle(problem, solver, dtype, 6000)
+    assert (solution.status == en.Status.CONVERGED).all(), solution.residual
+    problem.energy.check(solution.state)
+    assert {v.dtype for v in solution.state.values()} == {dtype}
+    assert float(stationarity(problem, solution.state).max()) <= ATOL[dtype]
+    if not problem.convex:  # a stationary point may be a saddle, but never above the start
+        start = flow_of(problem.energy, problem.clamp, _start(problem, dtype)).start
+        assert (solution.energy <= problem.energy.energy(**start).detach() + 1e-6).all()
+
+
+aten = torch.ops.aten
+WAITING = (
+    aten._local_scalar_dense.default,
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten.equal.default,
+    aten._unique2.default,
+)
+
+
+class Synchronisations(TorchDispatchMode):
+    """Counts what would make the host wait for a device: numbers and shapes that depend on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        masked = func is aten.index.Tensor and any(i.dtype == torch.bool for i in args[1] if i is not None)
+        if masked or func in WAITING:
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_count_of_synchronisations_counts() -> None:
+    value = torch.ones(3)
+    for wait in (
+        value[0].item,
+        lambda: float(value.sum()),
+        lambda: bool((value > 0).all()),
+        lambda: value[value > 0],
+        lambda: torch.equal(value, value),
+        value.nonzero,
+    ):
+        with Synchronisations() as counted:
+            wait()
+        assert counted.seen
+
+
+def runs(family: str, name: str) -> bool:
+    return refusal(name, problem_of(family)) is None
+
+
+PAIRS = [(f, n) for f in FAMILIES if f != "untraceable" for n in EVERY if runs(f, n)]
+
+
+@pytest.mark.parametrize(("family", "name"), PAIRS)
+def test_no_step_asks_a_tensor_for_a_number(family: str, name: str) -> None:
+    problem, solver = problem_of(family), EVERY[name]()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        flow = solver.flow(problem.energy, problem.clamp, _start(problem, torch.float64), generator=generator)
+        point, carry = flow.start, solver.init(flow, flow.start)
+        point, carry, _ = solver.advance(flow, point, carry, generator, 2)  # may look at what it then keeps
+        with Synchronisations() as counted:
+            solver.advance(flow, point, carry, generator, 12)
+    assert counted.seen == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("family", "name"), PAIRS)
+def test_no_step_waits_for_a_gpu(family: str, name: str) -> None:
+    problem, solver = FAMILIES[family](), EVERY[name]()
+    generator = torch.Generator("cuda").manual_seed(0)
+    energy = problem.energy.cuda()
+    clamp = {
+        n: en.Partial(v.value.cuda(), v.mask.cuda()) if isinstance(v, en.Partial) else v.cuda()
+        for n, v in problem.clamp.items()
+    }
+    start = {n: v.cuda() for n, v in _start(problem, torch.float64).items()}
+    with torch.no_grad():
+        flow = solver.flow(energy, clamp, start, generator=generator)
+        point, carry = flow.start, solver.init(flow, flow.start)
+        point, carry, _ = solver.advance(flow, point, carry, generator, 2)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            solver.advance(flow, point, carry, generator, 12)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_every_public_solver_is_tried() -> None:
+    """A solver that is added is added to the table too."""
+    tried = {type(make()) for make in EVERY.values()}
+    public = {
+        getattr(en, name)
+        for name in en.__all__
+        if isinstance(getattr(en, name), type) and issubclass(getattr(en, name), en.Solver)
+    }
+    assert public - {en.Solver, en.Sampler} == tried

@@ -19,10 +19,10 @@ from energynet.rules import (
     Phase,
     Unrolled,
 )
-from energynet.samplers import Sampler
+from energynet.samplers import MALA, HamiltonianMonteCarlo, Langevin, Sampler, Underdamped
 from energynet.settle import settle
 from energynet.solution import Solution
-from energynet.solvers import BlockDescent, Euler, Heun, RungeKutta4, Solver
+from energynet.solvers import ADMM, BlockDescent, Euler, Heun, Proximal, RungeKutta4, Solver
 from energynet.state import State
 from energynet.stopping import Never, Stationary, Status, Until
 from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Variable
@@ -30,6 +30,8 @@ from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Var
 __version__ = "0.1.0"
 
 __all__ = [
+    "MALA",
+    "ADMM",
     "Backprop",
     "Bit",
     "BlockDescent",
@@ -42,9 +44,11 @@ __all__ = [
     "Euler",
     "Flow",
     "GradientFlow",
+    "HamiltonianMonteCarlo",
     "Heun",
     "ImplicitDifferentiation",
     "Interval",
+    "Langevin",
     "LearningRule",
     "LiftedFlow",
     "Link",
@@ -53,6 +57,7 @@ __all__ = [
     "NonNegative",
     "Partial",
     "Phase",
+    "Proximal",
     "ProximalTerm",
     "Real",
     "RungeKutta4",
@@ -71,6 +76,7 @@ __all__ = [
     "Sum",
     "Tanh",
     "TraceError",
+    "Underdamped",
     "Unit",
     "Unrolled",
     "Until",

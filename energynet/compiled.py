@@ -19,9 +19,10 @@ from energynet.errors import CompileError
 from energynet.flow import EnergyFlow
 from energynet.forces import TracedForces
 from energynet.programs import mark, note_fallback
-from energynet.recorded import SMALLEST, Recorded, flatten, rebuild, record
+from energynet.recorded import SMALLEST, Recorded, record
 from energynet.samplers.noise import Tape
 from energynet.solvers import Solver
+from energynet.solvers.carry import batched, flatten, rebuild
 from energynet.state import State
 
 _BLOCKS = 16  # kept for each energy, signature and set of free variables; the oldest goes first
@@ -46,13 +47,14 @@ class Block:
         self.broken: str | None = None
         # the method, not the module: each has code of its own, and torch counts what it compiles by code
         self._run: Callable[..., Sequence[Tensor]] = torch.compile(recorded.graph.forward, fullgraph=True)
-        self._batched = recorded.batched()
+        self._growing = recorded.growing()
+        self._rows = [bool(dims) for dims in batched(recorded.returned)]
         self._ready = False
 
     def known(self, flow: EnergyFlow) -> list[Tensor]:
         """What the graph reads from a flow."""
         found = [(one.source(flow).detach(), one.batched) for one in self.recorded.inputs]
-        return [value.contiguous() if batched else value for value, batched in found]
+        return [value.contiguous() if dims else value for value, dims in found]
 
     def __call__(
         self, leaves: Sequence[Tensor], known: Sequence[Tensor], noise: Sequence[Tensor]
@@ -67,21 +69,25 @@ class Block:
         if self.broken is not None:
             raise CompileError(self.broken)
         # each input an object of its own: which two are one is compiled in
-        inputs = [*(leaf.detach().contiguous() for leaf in leaves), *known, *noise]
-        alone = len(leaves[0]) < SMALLEST and bool(self._batched)
+        own = [leaf.detach() for leaf in leaves]
+        own = [leaf.contiguous() if row else leaf for leaf, row in zip(own, self._rows, strict=False)]
+        inputs = [*own, *known, *noise]
+        alone = len(leaves[0]) < SMALLEST and bool(self._growing)
         if alone:
-            inputs = [_twice(value, batched) for value, batched in zip(inputs, self._batched, strict=True)]
+            inputs = [_twice(value, dims) for value, dims in zip(inputs, self._growing, strict=True)]
         try:
-            found = self._run(*inputs) if self._ready else self._first(inputs)
-            return [value[:1] for value in found] if alone else list(found)
+            found = list(self._run(*inputs) if self._ready else self._first(inputs))
+            return [
+                value[:1] if row and alone else value for value, row in zip(found, self._rows, strict=True)
+            ]
         except Exception as error:
             self.broken = f"{type(error).__name__}: {_reason(error)}"
             raise CompileError(self.broken) from error
 
     def _first(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """The first run, which compiles."""
-        for value, batched in zip(inputs, self._batched, strict=False):
-            for dim in batched:
+        for value, dims in zip(inputs, self._growing, strict=False):
+            for dim in dims:
                 torch._dynamo.maybe_mark_dynamic(value, dim)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch deprecates inside itself
@@ -180,7 +186,8 @@ class CompiledSteps:
     def _key(self, flow: EnergyFlow, point: State, carry: Any) -> Hashable:
         """What a block is right for, besides what its graph knows itself and the traces are kept under."""
         leaves, structure = flatten((point, carry))
-        layout = tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
+        rows = zip(leaves, batched(structure), strict=True)
+        layout = tuple((leaf.shape[len(dims) :], leaf.dtype) for leaf, dims in rows)
         device = leaves[0].device.type
         cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         held = tuple(flow.held), tuple(flow.links)

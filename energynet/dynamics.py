@@ -15,7 +15,7 @@ from energynet.energy import Energy
 from energynet.errors import TraceError
 from energynet.link import Link
 from energynet.state import State
-from energynet.trace import Combination, Environment, Kernel, Program, Traced, curvature, dependence
+from energynet.trace import Combination, Environment, Kernel, Program, Traced, affine, curvature, dependence
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,22 @@ class Dynamics:
         return self._program.kernel(self._key, self._function, outputs, self.free, zero)
 
     @cached_property
+    def quadratic(self) -> bool:
+        """Whether the trace shows that the smooth force is affine in the point."""
+        traced = self._program.traced(self._key, self._function)
+        return affine(traced, [f"smooth force {name}" for name in self.free], self.free)
+
+    @cached_property
     def product(self) -> Kernel:
         """Minus the gradient, in the point, of <force, direction>: from the point and the direction."""
+        return self._product("force")
+
+    @cached_property
+    def smooth_product(self) -> Kernel:
+        """The same of the smooth force."""
+        return self._product("smooth force")
+
+    def _product(self, kind: str) -> Kernel:
         function, free = self._function, self.free
         names = {name: f"direction {name}" for name in free}
 
@@ -89,7 +103,7 @@ class Dynamics:
 
             def along(moving: State) -> Tensor:
                 found = function({**rest, **moving})
-                total = sum((found[f"force {name}"] * directions[name]).sum() for name in free)
+                total = sum((found[f"{kind} {name}"] * directions[name]).sum() for name in free)
                 assert isinstance(total, Tensor)
                 return total
 
@@ -99,7 +113,7 @@ class Dynamics:
         more = {key: self._program.spec(name) for name, key in names.items()}
         outputs = [f"product {name}" for name in free]
         inputs = (*free, *names.values())
-        return self._program.kernel((*self._key, "product"), product, outputs, inputs, more=more)
+        return self._program.kernel((*self._key, "product", kind), product, outputs, inputs, more=more)
 
     def block(self, number: int) -> Kernel:
         """The fields of the exact variables, the forces on the others."""

@@ -246,9 +246,7 @@ class EnergyFlow(Flow):
         return self.forces.energy(point)
 
     def residual(self, point: State, velocity: State) -> Tensor:
-        pushed = self.inward(point, velocity)
-        largest = [rows(pushed[name].abs()).amax(1) for name in self.names]
-        return largest[0] if len(largest) == 1 else torch.stack(largest).amax(0)
+        return largest(self.inward(point, velocity))
 
     def inward(self, point: State, velocity: State) -> State:
         """The velocity, less what pushes against the end of a domain within one unit of time.
@@ -256,21 +254,46 @@ class EnergyFlow(Flow):
         Where a term has a proximal map it is the step of forward-backward splitting instead, which vanishes
         where zero is a subgradient.
         """
-        result: State = {}
+        smooth = dict(velocity)
+        for name, (factor, term) in self.proximal.items():
+            smooth[name] = velocity[name] + (factor / self.variables[name].tau) * term.slope(point[name])
+        return self.split(point, smooth)
+
+    def split(self, point: State, smooth: State) -> State:
+        """What `inward` is, from the velocity without the terms that have a proximal map."""
+        result = dict(smooth)
         for name, variable in self.variables.items():
-            change = velocity[name]
-            if name in self.proximal:
-                change = self._split_step(name, point[name], change)
-            if name not in self.links and variable.bounded:
-                change = variable.project(point[name] + change) - point[name]
-            result[name] = change
+            if name in self.proximal or (name not in self.links and variable.bounded):
+                result[name] = self._moved(name, point[name], smooth[name], 1.0) - point[name]
         return result
 
-    def _split_step(self, name: str, value: Tensor, velocity: Tensor) -> Tensor:
-        factor, term = self.proximal[name]
-        pace = factor / self.variables[name].tau
-        step = term.proximal(value + velocity + pace * term.slope(value), pace) - value
-        return step.masked_fill(self.held[name], 0.0) if name in self.held else step
+    def forward_backward(self, point: State, smooth: State, dt: float | Tensor) -> State:
+        """A step with the velocity of the smooth part, then the proximal maps and the domains.
+
+        It is the minimum of dt * (smooth part to first order + rest) + <change, change>_w / 2 within the
+        domains: for each unit, a convex function is least over an interval where its minimum is projected.
+
+        Parameters
+        ----------
+        point
+            Entries that are held stay as they are.
+        smooth
+            The velocity without the terms that have a proximal map.
+        dt
+            In units of the time constants: one number, or one for each sample, ``(batch,)``.
+        """
+        return {name: self._moved(name, point[name], smooth[name], dt) for name in self.variables}
+
+    def _moved(self, name: str, value: Tensor, velocity: Tensor, dt: float | Tensor) -> Tensor:
+        variable = self.variables[name]
+        pace = dt.reshape(-1, *[1] * (value.ndim - 1)) if isinstance(dt, Tensor) else dt
+        moved = value + pace * velocity
+        if name in self.proximal:
+            factor, term = self.proximal[name]
+            moved = term.proximal(moved, pace * (factor / variable.tau))
+        if name not in self.links:
+            moved = variable.project(moved)
+        return torch.where(self.held[name], value, moved) if name in self.held else moved
 
     def metric(self, point: State) -> State:
         """The weight of each unit in <velocity, change> such that the sum is minus the change of the energy.
@@ -330,6 +353,12 @@ class EnergyFlow(Flow):
         twin.start = {name: each(value) for name, value in self.start.items()}
         twin.batch = batch
         return twin
+
+
+def largest(change: State) -> Tensor:
+    """The largest entry of each sample, in magnitude."""
+    found = [rows(value.abs()).amax(1) for value in change.values()]
+    return found[0] if len(found) == 1 else torch.stack(found).amax(0)
 
 
 @final

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import final
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from energynet.derivation import Derivation, weighted
 from energynet.dynamics import Block, Curvature, Dynamics
 from energynet.energy import Conditioned, Energy, usable
+from energynet.errors import TraceError
 from energynet.link import Link
 from energynet.programs import program_of, signature
 from energynet.state import State
@@ -53,6 +55,11 @@ class Forces(ABC):
     def smooth(self, point: State) -> tuple[Tensor, State]:
         """Energy and force without the terms that have a proximal map."""
 
+    @property
+    @abstractmethod
+    def quadratic(self) -> bool:
+        """Whether it is known that the smooth force is affine in the point, for every sample."""
+
     @abstractmethod
     def product(self, point: State, direction: State) -> State:
         """Minus the gradient of the force's inner product with a direction, by the point.
@@ -60,6 +67,10 @@ class Forces(ABC):
         The product of the Hessian and the direction where the point holds values; where it holds potentials,
         that product times the slope of the link.
         """
+
+    @abstractmethod
+    def smooth_product(self, point: State, direction: State) -> State:
+        """The same without the terms that have a proximal map."""
 
     @abstractmethod
     def block(self, number: int, point: State) -> tuple[Tensor, ...]:
@@ -86,13 +97,21 @@ class Forces(ABC):
 class TracedForces(Forces):
     """Forces by the kernels of a trace, in an environment of known values."""
 
-    def __init__(self, dynamics: Dynamics, environment: Environment) -> None:
+    def __init__(
+        self, dynamics: Dynamics, environment: Environment, eager: Callable[[], EagerForces]
+    ) -> None:
         self.free = dynamics.free
         self.work = dynamics.force.work
         self.dynamics = dynamics
         self.environment = environment
+        self._make_eager = eager
         self._exact: dict[int, tuple[Curvature, ...]] = {}
         self._bound: dict[Kernel, BoundKernel] = {}
+
+    @cached_property
+    def _eager(self) -> EagerForces:
+        """For second derivatives that torch cannot trace, such as that of abs."""
+        return self._make_eager()
 
     def _run(self, kernel: Kernel, *points: State) -> tuple[Tensor, ...]:
         bound = self._bound.get(kernel)
@@ -122,7 +141,22 @@ class TracedForces(Forces):
         return energy, dict(zip(self.free, force, strict=True))
 
     def product(self, point: State, direction: State) -> State:
-        return dict(zip(self.free, self._run(self.dynamics.product, point, direction), strict=True))
+        try:
+            kernel = self.dynamics.product
+        except TraceError:
+            return self._eager.product(point, direction)
+        return dict(zip(self.free, self._run(kernel, point, direction), strict=True))
+
+    def smooth_product(self, point: State, direction: State) -> State:
+        try:
+            kernel = self.dynamics.smooth_product
+        except TraceError:
+            return self._eager.smooth_product(point, direction)
+        return dict(zip(self.free, self._run(kernel, point, direction), strict=True))
+
+    @property
+    def quadratic(self) -> bool:
+        return self.dynamics.quadratic
 
     def block(self, number: int, point: State) -> tuple[Tensor, ...]:
         return self._run(self.dynamics.block(number), point)
@@ -141,9 +175,24 @@ class TracedForces(Forces):
         """For each block whose curvatures have been asked for, which of them are positive everywhere."""
         return {number: tuple(c.convex for c in found) for number, found in self._exact.items()}
 
-    def within(self, environment: Environment, convexity: Mapping[int, Sequence[bool]]) -> TracedForces:
-        """The same forces in another environment, with what is known of the signs of its curvatures."""
-        twin = TracedForces(self.dynamics, environment)
+    def within(
+        self,
+        environment: Environment,
+        convexity: Mapping[int, Sequence[bool]],
+        eager: Callable[[], EagerForces],
+    ) -> TracedForces:
+        """The same forces in another environment.
+
+        Parameters
+        ----------
+        environment
+            Of the same inputs.
+        convexity
+            What is known of the signs of curvatures in it.
+        eager
+            Makes the forces that serve where a second derivative cannot be traced.
+        """
+        twin = TracedForces(self.dynamics, environment, eager)
         for number, convex in convexity.items():
             twin._exact[number] = self.dynamics.curvatures(number, environment, convex=convex)
         return twin
@@ -151,10 +200,12 @@ class TracedForces(Forces):
     def take(self, index: Tensor) -> TracedForces:
         # what is convex for every sample is so for some, without looking at the values again
         convex = {number: signs for number, signs in self.convexity.items() if all(signs)}
-        return self.within(self.environment.take(index), convex)
+        return self.within(self.environment.take(index), convex, lambda: self._eager.take(index))
 
     def rebind(self, conditioned: Conditioned) -> TracedForces:
-        return TracedForces(self.dynamics, conditioned.environment(self.environment.batch))
+        return self.within(
+            conditioned.environment(self.environment.batch), {}, lambda: self._eager.rebind(conditioned)
+        )
 
 
 @final
@@ -169,14 +220,14 @@ class EagerForces(Forces):
                 clamp = {name: usable(value) for name, value in conditioned.clamp.items()}
                 conditioned = Conditioned(conditioned.base, clamp)
         self._conditioned = conditioned
-        self._links = dict(links)
+        self.links = dict(links)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         return (Block((), (), self.free),)
 
     def _state(self, point: State) -> State:
-        return {n: self._links[n].value(v) if n in self._links else v for n, v in point.items()}
+        return {n: self.links[n].value(v) if n in self.links else v for n, v in point.items()}
 
     def force(self, point: State) -> State:
         return self._force(point, self._conditioned.base.parts(), graph=torch.is_grad_enabled())
@@ -184,7 +235,7 @@ class EagerForces(Forces):
     def _force(self, point: State, parts: Sequence[tuple[float, Energy]], *, graph: bool) -> State:
         kinds: dict[Derivation, list[tuple[float, Energy]]] = {kind: [] for kind in Derivation}
         for factor, part in parts:
-            kind = part.derivation(self._links)
+            kind = part.derivation(self.links)
             kinds[Derivation.AUTOGRAD if kind is Derivation.CLOSED else kind].append((factor, part))
         with torch.inference_mode(False), torch.enable_grad():
             state = {
@@ -215,18 +266,31 @@ class EagerForces(Forces):
     def energy_and_force(self, point: State) -> tuple[Tensor, State]:
         return self.energy(point), self.force(point)
 
-    def smooth(self, point: State) -> tuple[Tensor, State]:
+    def _smooth_parts(self) -> list[tuple[float, Energy]]:
         proximal = Derivation.PROXIMAL
-        parts = [p for p in self._conditioned.base.parts() if p[1].derivation(self._links) is not proximal]
+        return [p for p in self._conditioned.base.parts() if p[1].derivation(self.links) is not proximal]
+
+    def smooth(self, point: State) -> tuple[Tensor, State]:
+        parts = self._smooth_parts()
         force = self._force(point, parts, graph=torch.is_grad_enabled())
         if not parts:
             return torch.zeros_like(self.energy(point)), force
         return weighted(parts, {**self._conditioned.clamp, **self._state(point)}), force
 
+    @property
+    def quadratic(self) -> bool:
+        return False
+
     def product(self, point: State, direction: State) -> State:
+        return self._product(point, direction, self._conditioned.base.parts())
+
+    def smooth_product(self, point: State, direction: State) -> State:
+        return self._product(point, direction, self._smooth_parts())
+
+    def _product(self, point: State, direction: State, parts: Sequence[tuple[float, Energy]]) -> State:
         with torch.inference_mode(False), torch.enable_grad():
             leaves = {name: usable(value).requires_grad_() for name, value in point.items()}
-            force = self._force(leaves, self._conditioned.base.parts(), graph=True)
+            force = self._force(leaves, parts, graph=True)
             curved = [name for name in self.free if force[name].requires_grad]
             if not curved:  # a linear energy
                 return {name: torch.zeros_like(value) for name, value in point.items()}
@@ -251,10 +315,10 @@ class EagerForces(Forces):
 
     def take(self, index: Tensor) -> EagerForces:
         clamp = {name: value.index_select(0, index) for name, value in self._conditioned.clamp.items()}
-        return EagerForces(Conditioned(self._conditioned.base, clamp), self._links)
+        return EagerForces(Conditioned(self._conditioned.base, clamp), self.links)
 
     def rebind(self, conditioned: Conditioned) -> EagerForces:
-        return EagerForces(conditioned, self._links)
+        return EagerForces(conditioned, self.links)
 
 
 def forces_of(
@@ -272,4 +336,5 @@ def forces_of(
     key = ("dynamics", free, tuple(links.items()))
     if key not in program.facts:
         program.facts[key] = Dynamics(program, conditioned.base, free, links)
-    return TracedForces(program.facts[key], conditioned.environment(batch, fresh=differentiable))
+    environment = conditioned.environment(batch, fresh=differentiable)
+    return TracedForces(program.facts[key], environment, lambda: EagerForces(conditioned, links))

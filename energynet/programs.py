@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,6 +61,29 @@ def mark(value: object, depth: int = 4) -> Hashable:
         return dict, tuple((mark(key, 0), mark(item, depth - 1)) for key, item in value.items())
     fields = getattr(value, "__dict__", {})
     return _Identity(value), tuple((name, mark(item, depth - 1)) for name, item in fields.items())
+
+
+def tensors_beside(module: nn.Module) -> Iterator[Tensor]:
+    """The tensors whose identity is a part of the `fingerprint` of a module; no parameters or buffers."""
+    for part in module.modules():
+        yield from tensors_in({name: value for name, value in vars(part).items() if name not in _INTERNAL})
+
+
+def tensors_in(value: object, depth: int = 4) -> Iterator[Tensor]:
+    """The tensors whose identity is a part of what `mark` says of a value."""
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if isinstance(value, nn.Module) or callable(value) or not depth:
+        return
+    if isinstance(value, dict):
+        inner: Iterable[object] = value.values()
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        inner = value
+    else:
+        inner = getattr(value, "__dict__", {}).values()
+    for item in inner:
+        yield from tensors_in(item, depth - 1)
 
 
 class _Identity:

@@ -7,7 +7,7 @@ So it stays right while values change. The size of the batch is a symbol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,14 +20,22 @@ from torch.fx.graph import CodeGen
 
 from energynet.errors import CompileError, SettlingError, StateError
 from energynet.flow import EnergyFlow
-from energynet.forces import TracedForces
+from energynet.forces import EagerForces, TracedForces
+from energynet.programs import tensors_beside, tensors_in
 from energynet.samplers.noise import Draw, Tape
 from energynet.solvers import Solver
+from energynet.solvers.carry import batched, flatten, rebuild
 from energynet.state import State
 from energynet.trace import Dim, parameters_of
 
 _BATCH = 7  # while recording; the graph is not used for batches to which the guards of this one do not extend
 
+# operators that make a tensor of a literal
+_LIFTS = {
+    torch.ops.aten.lift_fresh_copy.default,
+    torch.ops.aten.lift_fresh.default,
+    torch.ops.aten.lift.default,
+}
 SMALLEST = 2  # torch takes a size of 1 for a number that does not change
 
 Source = Callable[[EnergyFlow], Tensor]
@@ -99,16 +107,14 @@ class Recorded:
             self._sizes[size] = all(guard.subs(symbol, filled) == True for guard in guards)  # noqa: E712
         return self._sizes[size]
 
-    def batched(self) -> list[tuple[int, ...]]:
+    def growing(self) -> list[tuple[int, ...]]:
         """The dimensions of each input of the graph that grow with the batch; none for a fixed batch."""
         if isinstance(self.batch, int):
             return []
         nodes = [node for node in self.graph.graph.nodes if node.op == "placeholder"]
-        leaves = len(nodes) - len(self.inputs) - len(self.noise)
-        known = [(0,)] * leaves + [one.batched for one in self.inputs]
-        return known + [
-            tuple(i for i, n in enumerate(noise.shape) if not isinstance(n, int)) for noise in self.noise
-        ]
+        leaves = batched(self.returned)[: len(nodes) - len(self.inputs) - len(self.noise)]
+        noise = [tuple(i for i, n in enumerate(one.shape) if not isinstance(n, int)) for one in self.noise]
+        return [*leaves, *(one.batched for one in self.inputs), *noise]
 
     def draw(self, size: int, generator: torch.Generator | None) -> list[Tensor]:
         """The noise of one call."""
@@ -147,14 +153,15 @@ class _Recorder:
         assert isinstance(forces, TracedForces)
         self.flow, self.forces, self.solver, self.steps = flow, forces, solver, steps
         self.leaves, self.structure = flatten((point, carry))
-        for leaf in self.leaves:
-            if not leaf.ndim or len(leaf) != flow.batch:
+        self.dims = batched(self.structure)
+        for leaf, dims in zip(self.leaves, self.dims, strict=True):
+            if dims and (not leaf.ndim or len(leaf) != flow.batch):
                 raise CompileError(
                     f"{type(solver).__name__} carries a tensor of shape {tuple(leaf.shape)} without the "
                     f"batch of {flow.batch} in front"
                 )
         environment = forces.environment.noting()
-        trial = forces.within(environment, {})
+        trial = forces.within(environment, {}, _no_eager)
         self._advance(flow.over(trial, flow.batch, lambda value: value), self.leaves, Tape())
         self.convexity = trial.convexity
         self.nodes = list(environment.noted)
@@ -183,7 +190,7 @@ class _Recorder:
         shapes = ShapeEnv()
         mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
         known = [(one.source(self.flow), one.batched) for one in self.inputs]
-        specimens = [(leaf, (0,)) for leaf in self.leaves] + known
+        specimens = [*zip(self.leaves, self.dims, strict=True), *known]
         fakes = [_fake(mode, value, batched, batch, static=static) for value, batched in specimens]
         count, own = len(self.leaves), len(self.inputs) - len(self.nodes)
         tape = Tape()
@@ -196,7 +203,7 @@ class _Recorder:
                 dict(zip(self.nodes, tensors[count + own :], strict=True)), size
             )
             flow = self.flow.over(
-                self.forces.within(environment, self.convexity), size, lambda _: next(values)
+                self.forces.within(environment, self.convexity, _no_eager), size, lambda _: next(values)
             )
             out, structure = flatten(self._advance(flow, tensors[:count], tape))
             returned[:] = [structure]
@@ -216,9 +223,7 @@ class _Recorder:
         graph = module.graph
         noise = _noise_as_inputs(graph, [kind for kind, _ in tape.drawn])
         _refuse_chance(graph)
-        extra = _constants_as_inputs(
-            module, count + len(self.inputs), parameters_of(self.flow.conditioned.base)
-        )
+        extra = _constants_as_inputs(module, count + len(self.inputs), self.flow, self.solver)
         kept = _drop_unused(graph, count, len(self.inputs) + len(extra))
         graph.set_codegen(CodeGen())
         graph.lint()
@@ -235,9 +240,13 @@ class _Recorder:
     def _compare(self, out: Sequence[Tensor], given: Sequence[Tensor], structure: Any) -> None:
         same = structure[1][:2] == self.structure[1]
         for new, old in zip(out, given, strict=False):
-            same = same and (new.dtype, new.ndim) == (old.dtype, old.ndim) and new.shape[1:] == old.shape[1:]
+            same = same and (new.dtype, new.shape) == (old.dtype, old.shape)
         if not same:
             raise CompileError(f"{type(self.solver).__name__} returns another carry than it takes")
+
+
+def _no_eager() -> EagerForces:
+    raise CompileError("the steps take a second derivative that cannot be traced")
 
 
 def tensors_of(flow: EnergyFlow) -> list[Tensor]:
@@ -323,21 +332,31 @@ def _refuse_chance(graph: torch.fx.Graph) -> None:
 
 
 def _constants_as_inputs(
-    module: torch.fx.GraphModule, place: int, parameters: Mapping[str, Tensor]
+    module: torch.fx.GraphModule, place: int, flow: EnergyFlow, solver: Solver
 ) -> list[Input]:
-    """Turn tensors that the graph holds into inputs: parameters by name, others as they are."""
-    graph = module.graph
-    named = {id(value): name for name, value in parameters.items()}
+    """Turn tensors that the graph holds into inputs.
+
+    Parameters are read by name. What the solver or a term of the energy holds is kept: with another tensor
+    they are another solver or energy. Anything else, such as the value of a clamp, would grow old unnoticed.
+    """
+    graph, base = module.graph, flow.conditioned.base
+    named = {id(value): name for name, value in parameters_of(base).items()}
+    fixed = {id(value) for value in (*tensors_in(vars(solver)), *tensors_beside(base))}
     inputs: list[Input] = []
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    last = placeholders[place - 1]
+    last = [node for node in graph.nodes if node.op == "placeholder"][place - 1]
     for node in [node for node in graph.nodes if node.op == "get_attr"]:
         value: Any = module
         for part in str(node.target).split("."):
             value = getattr(value, part)
+        literal = all(user.target in _LIFTS for user in node.users)
+        name = named.get(id(value))
         if not isinstance(value, Tensor) or isinstance(value, FakeTensor):
             raise CompileError(f"the steps keep {type(value).__name__} {node.target}")
-        name = named.get(id(value))
+        if name is None and not literal and id(value) not in fixed:
+            raise CompileError(
+                f"the steps read a tensor of shape {tuple(value.shape)} that comes from neither the state, "
+                "the carry, the energy nor the solver"
+            )
         with graph.inserting_after(last):
             last = graph.placeholder(f"constant_{len(inputs)}")
         last.meta.update(node.meta)
@@ -357,27 +376,3 @@ def _drop_unused(graph: torch.fx.Graph, first: int, count: int) -> list[int]:
         else:
             graph.erase_node(node)
     return kept
-
-
-def flatten(tree: Any) -> tuple[list[Tensor], Any]:
-    """The tensors of a nested tuple or dict, and its structure; the order of keys does not matter."""
-    if isinstance(tree, Tensor):
-        return [tree], None
-    if not isinstance(tree, (tuple, list, dict)):
-        raise CompileError(f"expected a tensor, or a tuple or dict of tensors, in a carry, got {tree!r}")
-    keys = sorted(tree) if isinstance(tree, dict) else None
-    leaves, structures = [], []
-    for item in tree if keys is None else (tree[key] for key in keys):
-        found, structure = flatten(item)
-        leaves += found
-        structures.append(structure)
-    return leaves, (None if keys is None else tuple(keys), tuple(structures))
-
-
-def rebuild(structure: Any, leaves: Iterator[Tensor]) -> Any:
-    """The inverse of `flatten`."""
-    if structure is None:
-        return next(leaves)
-    keys, inner = structure
-    items = tuple(rebuild(one, leaves) for one in inner)
-    return items if keys is None else dict(zip(keys, items, strict=True))

@@ -11,7 +11,7 @@ from torch import Tensor
 from energynet.flow import EnergyFlow
 from energynet.recording import Snapshot
 from energynet.solvers import Solver
-from energynet.solvers.base import column
+from energynet.solvers.base import Shared, column
 from energynet.state import State
 from energynet.stopping import Status, Until
 
@@ -113,6 +113,8 @@ class Run:
 
 def take(tree: Any, index: Tensor) -> Any:
     """Some samples of a nested tuple or dict of tensors."""
+    if isinstance(tree, Shared):
+        return tree
     if isinstance(tree, Tensor):
         return tree.index_select(0, index)
     if isinstance(tree, dict):

@@ -14,7 +14,7 @@ import energynet as en
 from energynet.settle import flow_of
 from helpers.families import FAMILIES, SPARSITY, Problem
 from helpers.functional import autograd_force
-from helpers.solvers import CONTINUOUS, DISCRETE, EVERY, MINIMISERS
+from helpers.solvers import CONTINUOUS, DISCRETE, EVERY, MINIMISERS, PROXIMAL
 
 ATOL = {torch.float32: 2e-5, torch.float64: 1e-9}
 
@@ -34,6 +34,12 @@ def refusal(solver: str, problem: Problem) -> str | None:
         return None if problem.density else r"SoftThreshold\(0.2.*density"
     if problem.kink and solver in MINIMISERS:
         return r"Sparsity.*kink.*Proximal.*SoftThreshold"
+    if solver in PROXIMAL and any(
+        isinstance(p, en.terms.Leak) and p.link is not None for _, p in problem.energy.parts()
+    ):
+        return r"Leak.*integral of (Sigmoid|Tanh).*mirror flow"
+    if solver == "ADMM" and not problem.quadratic:
+        return "ADMM.*(quadratic|convex).*Proximal"
     return None
 
 

@@ -1,8 +1,10 @@
 """Solvers: what advances a flow by one step."""
 
+from energynet.solvers.admm import ADMM
 from energynet.solvers.base import Solver
 from energynet.solvers.block import BlockDescent
 from energynet.solvers.euler import Euler
+from energynet.solvers.proximal import Proximal
 from energynet.solvers.runge_kutta import Heun, RungeKutta4
 
-__all__ = ["BlockDescent", "Euler", "Heun", "RungeKutta4", "Solver"]
+__all__ = ["ADMM", "BlockDescent", "Euler", "Heun", "Proximal", "RungeKutta4", "Solver"]

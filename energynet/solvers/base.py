@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,12 +21,19 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
+class Shared(NamedTuple):
+    """A tensor of a carry that all samples share, and that has no batch in front."""
+
+    value: Tensor
+
+
 class Solver(ABC):
     """Advances a flow by one step; one protocol for ODE solvers, minimisers and samplers.
 
     A carry is a tensor with the batch in front, or a (nested) tuple or dict of such tensors, so that
-    `settle` can drop the samples that have settled. No step may ask a tensor for a number: a look at the
-    values would wait for the device, and what runs must not depend on them to be compiled.
+    `settle` can drop the samples that have settled; what they have in common is `Shared`. No step may ask a
+    tensor for a number: a look at the values would wait for the device, and what runs must not depend on
+    them to be compiled.
     """
 
     def flow(

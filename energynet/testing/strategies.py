@@ -19,11 +19,11 @@ from torch import Tensor
 from energynet.cost import TARGET, Cost, SquaredError
 from energynet.energy import Energy
 from energynet.errors import StateError
-from energynet.link import Link, Sigmoid, Tanh
+from energynet.link import Link, Sigmoid, SoftThreshold, Tanh
 from energynet.models import LayeredHopfield
 from energynet.models.layered import ACTIVATIONS
 from energynet.state import State
-from energynet.terms import Bilinear, Field, Leak
+from energynet.terms import Bilinear, Field, Leak, Reconstruction, Sparsity
 from energynet.variable import (
     Bit,
     Continuous,
@@ -64,8 +64,8 @@ def shapes(max_dims: int = 2, max_size: int = 3) -> SearchStrategy[tuple[int, ..
 def links(variable: str) -> SearchStrategy[Link | None]:
     """Links whose values are within a domain, by the name of its class; None among them."""
     fitting: dict[str, list[Link | None]] = {
-        "Real": [None, Sigmoid(), Tanh()],
-        "NonNegative": [None, Sigmoid()],
+        "Real": [None, Sigmoid(), Tanh(), SoftThreshold(0.3)],
+        "NonNegative": [None, Sigmoid(), SoftThreshold(0.3, nonnegative=True)],
         "Unit": [None, Sigmoid()],
         "Interval": [None, Tanh()],
     }
@@ -140,7 +140,11 @@ def _value(
     if isinstance(variable, Discrete):
         value = torch.where(uniform < 0.5, *(torch.tensor(v, dtype=torch.float64) for v in variable.values))
     elif isinstance(variable, Continuous) and variable.link is not None:
-        value = variable.link.value(1.5 * normal)
+        potential = 1.5 * normal
+        if isinstance(variable.link, SoftThreshold):  # beyond the threshold, for there is a kink at zero
+            size = variable.link.threshold + 0.01 + potential.abs()
+            potential = size if variable.link.nonnegative else size * normal.sign()
+        value = variable.link.value(potential)
     else:
         value = _inside(variable, normal, uniform)
         if ends and variable.bounded:
@@ -331,7 +335,10 @@ def rescale(network: LayeredHopfield, norm: float) -> None:
 
 @st.composite
 def term_sums(draw: st.DrawFn, *, dtype: torch.dtype = torch.float64) -> Energy:
-    """Weighted sums of leaks, fields and bilinear terms over two to three variables of any domain."""
+    """Weighted sums of leaks, fields and couplings of two to three variables of any domain.
+
+    Some variables have a `Sparsity` term: those with the link that fits it, and others where none has a link.
+    """
     names = ["a", "b", "c"][: draw(st.integers(2, 3))]
     declared: dict[str, Any] = {name: draw(variables()) for name in names}
     total: Energy | None = None
@@ -339,7 +346,16 @@ def term_sums(draw: st.DrawFn, *, dtype: torch.dtype = torch.float64) -> Energy:
         terms: list[Energy] = [Field(**{name: v}) for name, v in declared.items()]
         terms += [Leak(**{name: v}) for name, v in declared.items() if isinstance(v, Continuous)]
         pairs = draw(st.lists(st.sampled_from(list(combinations(names, 2))), unique=True, min_size=1))
-        terms += [Bilinear(a, b, **{a: declared[a], b: declared[b]}) for a, b in pairs]
+        for a, b in pairs:
+            coupling = draw(st.sampled_from([Bilinear, Reconstruction]))
+            terms.append(coupling(a, b, **{a: declared[a], b: declared[b]}))
+        continuous = {name: v for name, v in declared.items() if isinstance(v, Continuous)}
+        unlinked = not any(v.link for v in continuous.values())
+        for name, v in continuous.items():
+            if isinstance(v.link, SoftThreshold):
+                terms.append(Sparsity(v.link.threshold, **{name: v}))
+            elif unlinked and draw(st.booleans()):
+                terms.append(Sparsity(0.4, **{name: v}))
     for term in terms:
         # positive factors: a leak with a negative one has no minimum, and a field's sign is drawn anyway
         factor = draw(st.sampled_from([1.0, 0.5, 2.0]))

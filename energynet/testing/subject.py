@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from energynet.energy import Energy
+from energynet.errors import SettlingError
+from energynet.flow import EnergyFlow
+from energynet.solvers import BlockDescent, Proximal, Solver
 from energynet.state import State
 from energynet.testing.oracle import slope
 from energynet.testing.report import NotApplicable
@@ -100,6 +103,16 @@ class Subject:
             free = [name for name in free if name != held]
         start = {name: state[name] for name in free}
         return start, {name: value for name, value in state.items() if name not in start}
+
+    def settler(self, start: State, clamp: State) -> tuple[Solver, EnergyFlow]:
+        """A solver that can move what is free, `Proximal` where a term has a kink, and its flow."""
+        try:
+            return BlockDescent(), BlockDescent().flow(self.model, clamp, start)
+        except SettlingError:
+            try:
+                return Proximal(), Proximal().flow(self.model, clamp, start)
+            except SettlingError as error:
+                raise NotApplicable(str(error)) from error
 
     def _restored(self, name: str, state: State) -> bool:
         variable = self.model.variables[name]

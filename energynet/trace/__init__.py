@@ -5,7 +5,7 @@ from energynet.trace.difference import difference
 from energynet.trace.graph import Combination, Dim
 from energynet.trace.kernel import BoundKernel, Environment, Kernel
 from energynet.trace.program import Program
-from energynet.trace.structure import curvature, dependence
+from energynet.trace.structure import affine, curvature, dependence
 
 __all__ = [
     "PARAMETER",
@@ -17,6 +17,7 @@ __all__ = [
     "Program",
     "Spec",
     "Traced",
+    "affine",
     "curvature",
     "dependence",
     "difference",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import torch
 
 from energynet.trace.capture import Traced
-from energynet.trace.graph import Combination, Kind, Node, nodes_in
+from energynet.trace.graph import LINEAR, PRODUCTS, Combination, Kind, Node, nodes_in
 
 aten = torch.ops.aten
 
@@ -38,6 +40,42 @@ def dependence(traced: Traced, output: str, name: str) -> str:
         return "elementwise"
 
     return visit(traced.builder.node(traced.outputs[output]))
+
+
+# Operators that are linear in all of their tensors together.
+_LINEAR_IN_ALL = {aten.cat, aten.stack, aten.flip, aten.roll, aten.select_backward, aten.constant_pad_nd}
+
+
+def affine(traced: Traced, outputs: Collection[str], names: Collection[str]) -> bool:
+    """Whether the trace shows that outputs are affine in some inputs together, the others being given.
+
+    The test is on sums, products and reshapings, not on every expression that happens to be affine.
+    """
+    inputs = frozenset(names)
+    memo: dict[Node, bool] = {}
+
+    def visit(node: Node) -> bool:
+        if node.reads.isdisjoint(inputs) or node.op is Kind.INPUT:
+            return True
+        if node not in memo:
+            moving = [n for n in nodes_in((node.args, node.kwargs)) if not n.reads.isdisjoint(inputs)]
+            memo[node] = _linear_in(node, moving) and all(visit(inner) for inner in moving)
+        return memo[node]
+
+    return all(visit(traced.builder.node(traced.outputs[name])) for name in outputs)
+
+
+def _linear_in(node: Node, moving: Sequence[Node]) -> bool:
+    """Whether a call is linear in some of its arguments, or is affine for being a combination."""
+    if not isinstance(node.op, torch._ops.OpOverload):
+        return node.op is Kind.COMBINATION
+    packet = node.op.overloadpacket
+    if packet in _LINEAR_IN_ALL:
+        return True
+    if packet in PRODUCTS:
+        return len(moving) == 1
+    position = 0 if packet is aten.div else LINEAR.get(packet)
+    return position is not None and len(moving) == 1 and moving[0] is node.args[position]
 
 
 def curvature(traced: Traced, output: str, name: str) -> Combination | None:

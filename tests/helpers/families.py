@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,10 +27,11 @@ class Problem:
     discrete: bool = False
     density: bool = True  # whether exp(-E) of what a sampler would move is a density
     convex: bool = True
+    quadratic: bool = True  # but for its kinks
 
     def to(self, dtype: torch.dtype) -> Problem:
         clamp = {name: _converted(value, dtype) for name, value in self.clamp.items()}
-        return Problem(self.energy.to(dtype), clamp, self.kink, self.discrete, self.density, self.convex)
+        return replace(self, energy=self.energy.to(dtype), clamp=clamp)
 
 
 def _converted(value: Any, dtype: torch.dtype) -> Any:
@@ -75,7 +76,7 @@ def _predictive() -> Problem:
     tensors = {"V": 0.5 * _normal(5, 4), "W": 0.4 * _normal(4, 5, seed=1), "U": 0.4 * _normal(3, 4, seed=2)}
     variables = {"x": en.Real(4), "h1": en.Real(5), "h2": en.Real(4), "y": en.Real(3)}
     clamp = {"x": _normal(3, 4, seed=4), "y": _normal(3, 3, seed=5)}
-    return Problem(Functional(energy, tensors, **variables), clamp)
+    return Problem(Functional(energy, tensors, **variables), clamp, quadratic=False)
 
 
 def _box() -> Problem:
@@ -98,7 +99,9 @@ def _wells() -> Problem:
     def energy(e: Any, s: Tensor) -> Tensor:
         return (0.25 * s.pow(4) - 0.5 * s.square() - e.b * s).sum(1) - 0.1 * (s[:, :1] * s[:, 1:]).sum(1)
 
-    return Problem(Functional(energy, {"b": 0.2 * _normal(4)}, s=en.Real(4)), {}, convex=False)
+    return Problem(
+        Functional(energy, {"b": 0.2 * _normal(4)}, s=en.Real(4)), {}, convex=False, quadratic=False
+    )
 
 
 def _untraceable() -> Problem:
@@ -106,7 +109,8 @@ def _untraceable() -> Problem:
         sign = 1.0 if float(f.sum()) > -1e9 else 2.0  # Python that depends on a value
         return (0.5 * s.square() + 0.1 * s.pow(4) - sign * f * s).sum(1)
 
-    return Problem(Functional(energy, {"b": _normal(1)}, f=en.Real(3), s=en.Real(3)), {"f": _normal(3, 3)})
+    energy_of = Functional(energy, {"b": _normal(1)}, f=en.Real(3), s=en.Real(3))
+    return Problem(energy_of, {"f": _normal(3, 3)}, quadratic=False)
 
 
 def _machine(variable: en.Variable) -> Problem:

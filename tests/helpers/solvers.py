@@ -13,7 +13,11 @@ MINIMISERS: dict[str, Callable[[], en.Solver]] = {
     "BlockDescent": en.BlockDescent,
     "BlockDescent momentum": lambda: en.BlockDescent(momentum=True),
 }
-PROXIMAL: dict[str, Callable[[], en.Solver]] = {}
+PROXIMAL: dict[str, Callable[[], en.Solver]] = {
+    "Proximal": en.Proximal,
+    "Proximal plain": lambda: en.Proximal(accelerate=False),
+    "ADMM": en.ADMM,
+}
 CONTINUOUS: dict[str, Callable[[], en.Sampler]] = {}
 DISCRETE: dict[str, Callable[[], en.Sampler]] = {}
 

@@ -6,7 +6,6 @@ import torch
 from hypothesis import strategies as st
 
 from energynet.energy import Energy
-from energynet.settle import flow_of
 from energynet.state import State
 from energynet.testing.laws.law import law
 from energynet.testing.oracle import agree, slope, slope_in_potentials
@@ -61,7 +60,7 @@ def settling_force_is_the_gradient(subject: Subject, data: st.DataObject) -> Non
     model = subject.model
     start, clamp = subject.problem(data)
     with torch.no_grad():
-        flow = flow_of(model, clamp, start)
+        _, flow = subject.settler(start, clamp)
         point, velocity = flow.start, flow.velocity(flow.start)
     expected = slope_in_potentials(model, {**clamp, **point}, list(start), flow.links)
     for name in start:

@@ -9,8 +9,8 @@ from torch import Tensor
 from energynet.energy import Energy
 from energynet.errors import SettlingError
 from energynet.flow import EnergyFlow
-from energynet.settle import flow_of, settle
-from energynet.solvers import BlockDescent, Euler, Solver
+from energynet.settle import settle
+from energynet.solvers import Euler, Proximal, Solver
 from energynet.state import State
 from energynet.stopping import Never, Stationary, Status
 from energynet.testing.laws.law import law
@@ -25,20 +25,22 @@ _ATOL = 1e-9
 
 @law(slow=True, examples=6)
 def settling_descends(subject: Subject, data: st.DataObject) -> None:
-    """Small Euler steps never raise the energy of a sample."""
+    """Small steps, by Euler or where a term has a kink by its proximal map, never raise the energy."""
     subject.require_shapes()
     subject.require_moving()
     start, clamp = subject.problem(data)
-    dt = 0.2 / _rate(flow_of(subject.model, clamp, start))
+    solver, flow = subject.settler(start, clamp)
+    kink = isinstance(solver, Proximal)
+    dt = 0.2 / _rate(flow)
     rise: tuple[Tensor, float] | None = None
     for _ in range(4):  # the curvature may grow along the way, so that a smaller step is needed
-        rise = _rise(subject, start, clamp, Euler(dt=dt))
+        rise = _rise(subject, start, clamp, Proximal(accelerate=False, dt=dt) if kink else Euler(dt=dt))
         if rise is None:
             subject.compared += 1
             return
         dt = dt / 8
     assert rise is not None
-    _raise_rise(rise, f"energy along Euler(dt={dt * 8:.2g})")
+    _raise_rise(rise, f"energy along {'Proximal' if kink else 'Euler'}(dt={dt * 8:.2g})")
 
 
 @law(slow=True, examples=6)
@@ -47,11 +49,12 @@ def exact_blocks_descend(subject: Subject, data: st.DataObject) -> None:
     subject.require_shapes()
     subject.require_moving()
     start, clamp = subject.problem(data)
-    blocks = flow_of(subject.model, clamp, start).forces.blocks
-    if any(block.separable or block.coupled for block in blocks):
+    solver, flow = subject.settler(start, clamp)
+    kink = isinstance(solver, Proximal)
+    if kink or any(block.separable or block.coupled for block in flow.forces.blocks):
         return
     try:
-        rise = _rise(subject, start, clamp, BlockDescent())
+        rise = _rise(subject, start, clamp, solver)
     except SettlingError:  # no minimum in a variable, for instance one without a leak
         return
     if rise is not None:
@@ -61,13 +64,15 @@ def exact_blocks_descend(subject: Subject, data: st.DataObject) -> None:
 
 @law(slow=True, examples=6)
 def fixed_point_is_stationary(subject: Subject, data: st.DataObject) -> None:
-    """Where settling says that it has converged, plain autograd finds no force within the domain."""
+    """Where settling says that it has converged, plain autograd finds no force: zero is a subgradient."""
     subject.require_shapes()
     subject.require_moving()
     start, clamp = subject.problem(data)
     atol = _ATOL if subject.dtype == torch.float64 else 1e-5
+    solver, _ = subject.settler(start, clamp)
+    until = Stationary(atol=atol)
     try:
-        solution = settle(subject.model, start, clamp=clamp, max_steps=1000, until=Stationary(atol=atol))
+        solution = settle(subject.model, start, clamp=clamp, solver=solver, max_steps=1000, until=until)
     except SettlingError:
         return
     converged = solution.status == Status.CONVERGED
@@ -150,16 +155,38 @@ def _raise_rise(rise: tuple[Tensor, float], where: str) -> None:
 def _projected(energy: Energy, state: State, names: list[str], dtype: torch.dtype) -> State:
     """The size of the force that is left, less what pushes against the end of a domain, by autograd."""
     found: State = {}
-    for name, gradient in slope(energy, state, names).items():
+    for name in names:
         variable, value = energy.variables[name], state[name]
         assert isinstance(variable, Continuous)
-        if variable.link is None:
-            found[name] = (variable.project(value - gradient) - value).abs()
+        link = variable.link
+        if link is None or link.high == torch.inf:
+            low, high = variable.low if link is None else max(variable.low, link.low), variable.high
+            force = _least_force(energy, state, name, low, high, dtype)
+            found[name] = ((value + force).clamp(low, high) - value).abs()
             continue
-        leaf = variable.link.potential(value).detach().requires_grad_()
+        gradient = slope(energy, state, [name])[name]
+        leaf = link.potential(value).detach().requires_grad_()
         with torch.enable_grad():
-            (gain,) = torch.autograd.grad(variable.link.value(leaf).sum(), leaf)
+            (gain,) = torch.autograd.grad(link.value(leaf).sum(), leaf)
         # the inverse of a link magnifies the rounding of a value by 1 / gain
         rounding = 64 * torch.finfo(dtype).eps / gain.clamp(min=torch.finfo(dtype).tiny)
         found[name] = (gradient.abs() - rounding).clamp(min=0.0).nan_to_num(nan=torch.inf)
     return found
+
+
+def _least_force(
+    energy: Energy, state: State, name: str, low: float, high: float, dtype: torch.dtype
+) -> Tensor:
+    """The least force, in magnitude, between those just below and just above a value.
+
+    It is zero where both point back to the value, as they do at the minimum of an energy with a kink.
+    """
+    value = state[name]
+    beside = 64 * torch.finfo(dtype).eps * value.abs().clamp(min=1.0)
+    below, above = (
+        -slope(energy, {**state, name: (value + side).clamp(low, high)}, [name])[name]
+        for side in (-beside, beside)
+    )
+    between = (below >= 0) & (above <= 0)
+    nearer = torch.where(below.abs() <= above.abs(), below, above)
+    return nearer.masked_fill(between, 0.0).nan_to_num(nan=torch.inf)

@@ -1,0 +1,101 @@
+"""What solvers that split an energy into a smooth part and proximal terms have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import Tensor
+
+from energynet.derivation import Derivation
+from energynet.energy import Energy, LinkTerm, ProximalTerm
+from energynet.errors import SettlingError
+from energynet.flow import Clamp, EnergyFlow, GradientFlow
+from energynet.solvers.base import Solver
+from energynet.state import State
+from energynet.variable import rows
+
+
+class Splitting(Solver):
+    """A minimiser of a smooth part, terms with a proximal map (`ProximalTerm`) and domains.
+
+    It moves values, also of variables with a link: `SoftThreshold` needs no other treatment, for its leak and
+    dead zone are what a `Sparsity` term is.
+    """
+
+    @final
+    def flow(
+        self,
+        energy: Energy,
+        clamp: Clamp | None = None,
+        state: Mapping[str, Tensor] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        differentiable: bool = False,
+    ) -> EnergyFlow:
+        """Gradient flow, whether a variable has a link or not.
+
+        Raises
+        ------
+        SettlingError
+            If a free variable has two terms with a proximal map, one with a negative factor, or a link whose
+            values or leak steps of values do not respect.
+        """
+        flow = GradientFlow(energy, clamp, state, generator=generator, differentiable=differentiable)
+        owner = type(self).__name__
+        for name, variable in flow.variables.items():
+            link = variable.link
+            if link is not None and (link.low > variable.low or link.high < variable.high):
+                raise SettlingError(
+                    f"{owner} moves the values of {name!r}, and its link {link!r} gives only values in "
+                    f"[{link.low:g}, {link.high:g}], but it is declared {variable!r}; declare that range as "
+                    "its domain, or use a solver of mirror flow such as Euler"
+                )
+        _check_terms(owner, flow)
+        return flow
+
+
+def _check_terms(owner: str, flow: EnergyFlow) -> None:
+    found: dict[str, ProximalTerm] = {}
+    for factor, part in flow.conditioned.base.parts():
+        if not isinstance(part, LinkTerm) or part.variable not in flow.names:
+            continue
+        name = part.variable
+        if part.derivation({}) is not Derivation.PROXIMAL:
+            if part.link is not None:
+                raise SettlingError(
+                    f"{owner} moves the values of {name!r}, in which {part} is infinitely steep or has a "
+                    f"kink, for it is the integral of {part.link!r}; use a solver of mirror flow such as "
+                    "BlockDescent or Euler, or declare the variable without a link"
+                )
+            continue
+        assert isinstance(part, ProximalTerm)
+        if factor < 0:
+            raise SettlingError(
+                f"{owner}: the term {part} has the factor {factor:g}, and a proximal map is that of a term "
+                "with a positive one; subtract a smooth term, or use Euler"
+            )
+        if name in found:
+            raise SettlingError(
+                f"{owner}: variable {name!r} has two terms with a proximal map, {found[name]} and {part}, "
+                "and the map of a sum does not follow from those of its terms; write them as one ProximalTerm"
+            )
+        found[name] = part
+
+
+def inner(first: State, second: State, flow: EnergyFlow) -> Tensor:
+    """The inner product of two changes of values for each sample, with the time constants as weights."""
+    total: Tensor | None = None
+    for name, value in first.items():
+        part = rows(value * second[name]).sum(1)
+        tau = flow.variables[name].tau
+        part = part if tau == 1 else part * tau
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def change(after: State, before: State) -> State:
+    """The difference of two points."""
+    return {name: after[name] - before[name] for name in after}

@@ -34,8 +34,18 @@ from energynet.samplers import (
 )
 from energynet.settle import settle
 from energynet.solution import Solution
-from energynet.solvers import ADMM, BlockDescent, Euler, Heun, Proximal, RungeKutta4, Solver
-from energynet.solvers import FIRE, Adaptive, BlockDescent, Euler, Heun, Momentum, RungeKutta4, Solver
+from energynet.solvers import (
+    ADMM,
+    FIRE,
+    Adaptive,
+    BlockDescent,
+    Euler,
+    Heun,
+    Momentum,
+    Proximal,
+    RungeKutta4,
+    Solver,
+)
 from energynet.state import State
 from energynet.stopping import Never, Stationary, Status, Until
 from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Variable
@@ -43,9 +53,9 @@ from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Var
 __version__ = "0.1.0"
 
 __all__ = [
-    "MALA",
     "ADMM",
     "FIRE",
+    "MALA",
     "Adaptive",
     "Annealed",
     "AnnealedImportanceSampling",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +71,7 @@ class Dynamics:
         self.energy = self.kernel(["energy"])
         self._block: dict[int, Kernel] = {}
         self._quadratic: dict[tuple[str, ...], Quadratic | None] = {}
+        self.compiled: dict[Hashable, Any] = {}  # made from these kernels elsewhere, by a key of theirs
 
     def kernel(self, outputs: Sequence[str], zero: Sequence[str] = ()) -> Kernel:
         """Code for some of what `energynet.derivation.forces` lists, from the point."""
@@ -183,17 +185,18 @@ class Dynamics:
         return tuple(blocks)
 
     def curvatures(
-        self, number: int, environment: Environment, *, convex: bool | None = None
+        self, number: int, environment: Environment, *, convex: Sequence[bool] = ()
     ) -> tuple[Curvature, ...]:
-        """The curvature of the exact variables of a block; ``convex`` tells its sign where that is known."""
+        """The curvature of the exact variables of a block; ``convex`` tells their signs where it is known."""
         found = []
-        for name in self.blocks[number].exact:
+        for position, name in enumerate(self.blocks[number].exact):
             rate = self.rates[name]
             if rate.uniform:
                 found.append(Curvature(rate.constant, rate.constant > 0))
             else:
                 value = environment.get(self._program.node(rate))
-                found.append(Curvature(value, bool((value > 0).all()) if convex is None else convex))
+                positive = convex[position] if convex else bool((value > 0).all())
+                found.append(Curvature(value, positive))
         return tuple(found)
 
 

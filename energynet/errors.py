@@ -15,5 +15,9 @@ class TraceError(RuntimeError):
     """A function could not be traced, for instance because its Python flow depends on tensor values."""
 
 
+class CompileError(TraceError):
+    """Steps of a solver could not be compiled, for instance because there is no compiler."""
+
+
 class EagerFallback(UserWarning):
-    """An energy could not be traced, so its force comes from autograd at every step: right, but slower."""
+    """An energy could not be traced, or steps not be compiled: what is done instead is right, but slower."""

@@ -8,7 +8,7 @@ Mirror flow integrates a potential u of each variable that has a link, ``tau du/
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -336,14 +336,18 @@ class EnergyFlow(Flow):
         return twin
 
     def take(self, index: Tensor) -> EnergyFlow:
-        taken = object.__new__(self.__class__)
-        vars(taken).update(vars(self))
-        taken.forces = self.forces.take(index)
-        taken.held = {name: mask.index_select(0, index) for name, mask in self.held.items()}
-        taken._exactly = {name: value.index_select(0, index) for name, value in self._exactly.items()}
-        taken.start = {name: value.index_select(0, index) for name, value in self.start.items()}
-        taken.batch = len(index)
-        return taken
+        return self.over(self.forces.take(index), index.shape[0], lambda value: value.index_select(0, index))
+
+    def over(self, forces: Forces, batch: int, each: Callable[[Tensor], Tensor]) -> EnergyFlow:
+        """The same flow of another batch, with other forces and a function of each of its other tensors."""
+        twin = object.__new__(self.__class__)
+        vars(twin).update(vars(self))
+        twin.forces = forces
+        twin.held = {name: each(mask) for name, mask in self.held.items()}
+        twin._exactly = {name: each(value) for name, value in self._exactly.items()}
+        twin.start = {name: each(value) for name, value in self.start.items()}
+        twin.batch = batch
+        return twin
 
     def repeat(self, times: int) -> EnergyFlow:
         """The flow of each sample several times in a row; made once, then kept."""

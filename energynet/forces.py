@@ -116,8 +116,8 @@ class TracedForces(Forces):
     ) -> None:
         self.free = dynamics.free
         self.work = dynamics.force.work
-        self._dynamics = dynamics
-        self._environment = environment
+        self.dynamics = dynamics
+        self.environment = environment
         self._make_eager = eager
         self._exact: dict[int, tuple[Curvature, ...]] = {}
         self._bound: dict[Kernel, BoundKernel] = {}
@@ -130,7 +130,7 @@ class TracedForces(Forces):
     def _run(self, kernel: Kernel, *points: State) -> tuple[Tensor, ...]:
         bound = self._bound.get(kernel)
         if bound is None:
-            bound = self._bound[kernel] = kernel.bind(self._environment)
+            bound = self._bound[kernel] = kernel.bind(self.environment)
         return bound(*[point[name] for point in points for name in self.free])
 
     @property
@@ -139,10 +139,10 @@ class TracedForces(Forces):
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        return self._dynamics.blocks
+        return self.dynamics.blocks
 
     def force(self, point: State) -> State:
-        return dict(zip(self.free, self._run(self._dynamics.force, point), strict=True))
+        return dict(zip(self.free, self._run(self.dynamics.force, point), strict=True))
 
     def some(self, names: Sequence[str], point: State) -> State:
         kernel = self._dynamics.kernel([f"force {name}" for name in names])
@@ -152,7 +152,7 @@ class TracedForces(Forces):
         return self._dynamics.quadratic(tuple(names))
 
     def energy(self, point: State) -> Tensor:
-        return self._run(self._dynamics.energy, point)[0]
+        return self._run(self.dynamics.energy, point)[0]
 
     def energy_and_force(self, point: State) -> tuple[Tensor, State]:
         return self._valued(point, "")
@@ -161,51 +161,76 @@ class TracedForces(Forces):
         return self._valued(point, "smooth ")
 
     def _valued(self, point: State, kind: str) -> tuple[Tensor, State]:
-        kernel = self._dynamics.kernel([f"{kind}energy", *(f"{kind}force {name}" for name in self.free)])
+        kernel = self.dynamics.kernel([f"{kind}energy", *(f"{kind}force {name}" for name in self.free)])
         energy, *force = self._run(kernel, point)
         return energy, dict(zip(self.free, force, strict=True))
 
     def product(self, point: State, direction: State) -> State:
         try:
-            kernel = self._dynamics.product
+            kernel = self.dynamics.product
         except TraceError:
             return self._eager.product(point, direction)
         return dict(zip(self.free, self._run(kernel, point, direction), strict=True))
 
     def smooth_product(self, point: State, direction: State) -> State:
         try:
-            kernel = self._dynamics.smooth_product
+            kernel = self.dynamics.smooth_product
         except TraceError:
             return self._eager.smooth_product(point, direction)
         return dict(zip(self.free, self._run(kernel, point, direction), strict=True))
 
     @property
     def quadratic(self) -> bool:
-        return self._dynamics.quadratic
+        return self.dynamics.quadratic
 
     def block(self, number: int, point: State) -> tuple[Tensor, ...]:
-        return self._run(self._dynamics.block(number), point)
+        return self._run(self.dynamics.block(number), point)
 
     def exact(self, number: int) -> tuple[Curvature, ...]:
         found = self._exact.get(number)
         if found is None:
-            found = self._exact[number] = self._dynamics.curvatures(number, self._environment)
+            found = self._exact[number] = self.dynamics.curvatures(number, self.environment)
         return found
 
     def separable(self, number: int, point: State) -> tuple[Tensor, ...]:
-        return self._run(self._dynamics.separable(number), point)
+        return self._run(self.dynamics.separable(number), point)
+
+    @property
+    def convexity(self) -> dict[int, tuple[bool, ...]]:
+        """For each block whose curvatures have been asked for, which of them are positive everywhere."""
+        return {number: tuple(c.convex for c in found) for number, found in self._exact.items()}
+
+    def within(
+        self,
+        environment: Environment,
+        convexity: Mapping[int, Sequence[bool]],
+        eager: Callable[[], EagerForces],
+    ) -> TracedForces:
+        """The same forces in another environment.
+
+        Parameters
+        ----------
+        environment
+            Of the same inputs.
+        convexity
+            What is known of the signs of curvatures in it.
+        eager
+            Makes the forces that serve where a second derivative cannot be traced.
+        """
+        twin = TracedForces(self.dynamics, environment, eager)
+        for number, convex in convexity.items():
+            twin._exact[number] = self.dynamics.curvatures(number, environment, convex=convex)
+        return twin
 
     def take(self, index: Tensor) -> TracedForces:
-        taken = TracedForces(self._dynamics, self._environment.take(index), lambda: self._eager.take(index))
-        for number, found in self._exact.items():
-            if all(curvature.convex for curvature in found):
-                # what is convex for every sample is so for some, without looking at the values again
-                taken._exact[number] = self._dynamics.curvatures(number, taken._environment, convex=True)
-        return taken
+        # what is convex for every sample is so for some, without looking at the values again
+        convex = {number: signs for number, signs in self.convexity.items() if all(signs)}
+        return self.within(self.environment.take(index), convex, lambda: self._eager.take(index))
 
     def rebind(self, conditioned: Conditioned) -> TracedForces:
-        environment = conditioned.environment(self._environment.batch)
-        return TracedForces(self._dynamics, environment, lambda: self._eager.rebind(conditioned))
+        return self.within(
+            conditioned.environment(self.environment.batch), {}, lambda: self._eager.rebind(conditioned)
+        )
 
 
 @final

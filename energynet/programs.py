@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,7 +39,7 @@ def fingerprint(module: nn.Module) -> Hashable:
         for name, value in vars(part).items():
             if name in _INTERNAL:
                 continue
-            found.append((name, _mark(value)))
+            found.append((name, mark(value)))
         found.extend(part._modules.items())
         found.append((*part._forward_hooks, *part._forward_pre_hooks))
         found.extend((name, tuple(p.shape), p.dtype) for name, p in part._parameters.items() if p is not None)
@@ -47,7 +47,7 @@ def fingerprint(module: nn.Module) -> Hashable:
     return tuple(found)
 
 
-def _mark(value: object, depth: int = 4) -> Hashable:
+def mark(value: object, depth: int = 4) -> Hashable:
     """What changes when a value does: its content as far as that can be told, else its identity."""
     if isinstance(value, (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)):
         return type(value), value
@@ -56,11 +56,34 @@ def _mark(value: object, depth: int = 4) -> Hashable:
     if isinstance(value, nn.Module) or callable(value) or not depth:
         return _Identity(value)
     if isinstance(value, (list, tuple, set, frozenset)):
-        return type(value), tuple(_mark(item, depth - 1) for item in value)
+        return type(value), tuple(mark(item, depth - 1) for item in value)
     if isinstance(value, dict):
-        return dict, tuple((_mark(key, 0), _mark(item, depth - 1)) for key, item in value.items())
+        return dict, tuple((mark(key, 0), mark(item, depth - 1)) for key, item in value.items())
     fields = getattr(value, "__dict__", {})
-    return _Identity(value), tuple((name, _mark(item, depth - 1)) for name, item in fields.items())
+    return _Identity(value), tuple((name, mark(item, depth - 1)) for name, item in fields.items())
+
+
+def tensors_beside(module: nn.Module) -> Iterator[Tensor]:
+    """The tensors whose identity is a part of the `fingerprint` of a module; no parameters or buffers."""
+    for part in module.modules():
+        yield from tensors_in({name: value for name, value in vars(part).items() if name not in _INTERNAL})
+
+
+def tensors_in(value: object, depth: int = 4) -> Iterator[Tensor]:
+    """The tensors whose identity is a part of what `mark` says of a value."""
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if isinstance(value, nn.Module) or callable(value) or not depth:
+        return
+    if isinstance(value, dict):
+        inner: Iterable[object] = value.values()
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        inner = value
+    else:
+        inner = getattr(value, "__dict__", {}).values()
+    for item in inner:
+        yield from tensors_in(item, depth - 1)
 
 
 class _Identity:
@@ -85,16 +108,21 @@ def signature(state: Mapping[str, Tensor]) -> dict[str, Spec]:
     return {name: Spec.of(state[name], batched=True) for name in sorted(state)}
 
 
-def note_fallback(energy: Energy, error: TraceError) -> None:
-    """Warn, once for each energy, that its force comes from autograd at every step."""
+def note_fallback(
+    energy: Energy,
+    error: TraceError,
+    what: str = "could not be traced, so the force comes from autograd at every step",
+    *,
+    stacklevel: int = 4,
+) -> None:
+    """Warn, once for each energy, that something has been done in a slower way."""
     parts = [part for _, part in energy.parts()]
     owner = parts[0].__dict__  # sums are made anew by every rule's call; what they are made of stays
-    if "_fallback" not in owner:
-        owner["_fallback"] = True
+    if what not in owner.setdefault("_fallback", set()):
+        owner["_fallback"].add(what)
         names = ", ".join(dict.fromkeys(type(part).__name__ for part in parts))
         warnings.warn(
-            f"{names} could not be traced, so the force comes from autograd at every step, which is right "
-            f"but slower. Reason: {error}",
+            f"{names} {what}, which is right but slower. Reason: {error}",
             EagerFallback,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )

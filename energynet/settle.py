@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from energynet.compiled import CompiledSteps
 from energynet.discrete import DiscreteFlow, is_discrete
 from energynet.energy import Energy
 from energynet.flow import Clamp, EnergyFlow
@@ -30,6 +32,7 @@ def settle(
     record_every: int = 1,
     generator: torch.Generator | None = None,
     throw: bool = False,
+    compile: bool = False,  # noqa: A002 (torch's word)
 ) -> Solution:
     """Move the free variables until the energy is stationary, sample by sample.
 
@@ -58,6 +61,12 @@ def settle(
         The only source of randomness.
     throw
         Raise `SettlingError` if a sample diverges or runs out of steps.
+    compile
+        Run the steps between two looks at the residuals under `torch.compile`, as one graph. Clamps,
+        parameters and the batch may change without compiling again; another solver or number of its, other
+        free variables, shapes or dtypes are compiled anew, which takes seconds. Results are those without
+        compiling up to rounding, also of noise. Where it cannot be done there is one `EagerFallback`
+        warning for each energy. Off by default: it pays where steps are small and many.
 
     Returns
     -------
@@ -81,6 +90,7 @@ def settle(
             record=record,
             record_every=record_every,
             generator=generator,
+            compile=compile,
         )
         if throw:
             check_converged(solution)
@@ -118,6 +128,7 @@ def relax(
     record: Recorder | None = None,
     record_every: int = 1,
     generator: torch.Generator | None = None,
+    compile: bool = False,  # noqa: A002
 ) -> Solution:
     """Settle a flow from its start; `settle` says what the arguments are."""
     solver = default_solver(flow) if solver is None else solver
@@ -131,11 +142,15 @@ def relax(
     if recording is not None:
         recording.add(run.current(point, carry))
     done, every = 0, run.every
+    advance = solver.advance
+    if compile:
+        length = min(every, max_steps) if recording is None else math.gcd(every, record_every)
+        advance = CompiledSteps(solver, length).advance
     while done < max_steps and run.active:
         steps = min(every - done % every, max_steps - done)
         if recording is not None:
             steps = min(steps, record_every - done % record_every)
-        point, carry, residual = solver.advance(run.flow, point, carry, generator, steps)
+        point, carry, residual = advance(run.flow, point, carry, generator, steps)
         done += steps
         if done % every == 0 or done == max_steps:
             point, carry = run.look(point, carry, residual, done)

@@ -131,7 +131,14 @@ class _Loss(torch.autograd.Function):
         return (None, None, *(g * slope for g in ctx.gradient))
 
 
-def settled(flow: EnergyFlow, *, solver: Solver | None, max_steps: int, until: Until | None) -> Solution:
+def settled(
+    flow: EnergyFlow,
+    *,
+    solver: Solver | None,
+    max_steps: int,
+    until: Until | None,
+    compile: bool = False,  # noqa: A002
+) -> Solution:
     """Where a flow settles, for a phase of a rule.
 
     Raises
@@ -140,7 +147,7 @@ def settled(flow: EnergyFlow, *, solver: Solver | None, max_steps: int, until: U
         If a sample diverged: one would spoil the gradient of the whole batch. Samples that have run out of
         steps are taken as they are.
     """
-    solution = relax(flow, solver=solver, max_steps=max_steps, until=until)
+    solution = relax(flow, solver=solver, max_steps=max_steps, until=until, compile=compile)
     check_finite(solution)
     return solution
 

@@ -55,6 +55,8 @@ class EquilibriumPropagation(LearningRule):
         rounding allows, in float32, and of 1e-10 in float64. The free phase has the same tolerance.
     generator
         Draws the signs of ``"random-sign"``.
+    compile
+        Settle by compiled steps, see `settle`: one block serves all phases, and every step of learning.
 
     Examples
     --------
@@ -74,6 +76,7 @@ class EquilibriumPropagation(LearningRule):
         *,
         until: Until | None = None,
         generator: torch.Generator | None = None,
+        compile: bool = False,  # noqa: A002
     ) -> None:
         super().__init__(energy)
         if not isinstance(cost, Cost):
@@ -102,6 +105,7 @@ class EquilibriumPropagation(LearningRule):
         self.nudged_steps = nudged_steps
         self.until = until
         self.generator = generator
+        self.compiled = compile  # modules have a method of the other name
 
     @property
     def cost(self) -> Cost:
@@ -152,6 +156,7 @@ class EquilibriumPropagation(LearningRule):
             solver=self.solver,
             max_steps=_SETTLED if self.free_steps is None else self.free_steps,
             until=self._until(nudged.like),
+            compile=self.compiled,
         )
 
     def _nudged(self, nudged: Nudged, free: Solution) -> list[Phase]:
@@ -159,7 +164,15 @@ class EquilibriumPropagation(LearningRule):
         until = self._until(nudged.like)
 
         def settle(strength: float | Tensor) -> Solution:
-            return nudged.nudged(strength, free, free.point, solver=self.solver, max_steps=steps, until=until)
+            return nudged.nudged(
+                strength,
+                free,
+                free.point,
+                solver=self.solver,
+                max_steps=steps,
+                until=until,
+                compile=self.compiled,
+            )
 
         beta, energy = self.beta, nudged.energy
         if self.estimator == "centered":

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from energynet.energy import Energy
 from energynet.errors import StateError
+from energynet.flow import EnergyFlow
 from energynet.rules.base import LearningRule, Phase, require, settled
 from energynet.settle import flow_of
 from energynet.solution import Solution
@@ -38,6 +39,8 @@ class ContrastiveHebbian(LearningRule):
         The most steps of each phase.
     until
         When a phase has settled; `Stationary` by default.
+    compile
+        Settle by compiled steps, see `settle`.
 
     Notes
     -----
@@ -58,6 +61,7 @@ class ContrastiveHebbian(LearningRule):
         solver: Solver | None = None,
         max_steps: int = 1000,
         until: Until | None = None,
+        compile: bool = False,  # noqa: A002
     ) -> None:
         super().__init__(energy)
         self.given = (given,) if isinstance(given, str) else tuple(given)
@@ -70,6 +74,7 @@ class ContrastiveHebbian(LearningRule):
         self.solver = solver
         self.max_steps = max_steps
         self.until = until
+        self.compiled = compile
 
     def phases(self, **data: Tensor) -> Sequence[Phase]:
         require(self, data, self.given, tuple(self.energy.variables))
@@ -80,12 +85,7 @@ class ContrastiveHebbian(LearningRule):
             )
         with torch.no_grad():
             conditioned = self.energy.condition(**{name: data[name] for name in self.given})
-            free = settled(
-                flow_of(conditioned, solver=self.solver),
-                solver=self.solver,
-                max_steps=self.max_steps,
-                until=self.until,
-            )
+            free = self._settled(flow_of(conditioned, solver=self.solver))
             rest = {name: value for name, value in data.items() if name not in self.given}
             clamped = self._clamped(data, rest, free)
         return [Phase(1.0, self.energy, clamped), Phase(-1.0, self.energy, free)]
@@ -96,7 +96,12 @@ class ContrastiveHebbian(LearningRule):
         if not conditioned.variables:
             return _clamped_whole(free, rest)
         flow = flow_of(conditioned, state=hidden, solver=self.solver)
-        return settled(flow, solver=self.solver, max_steps=self.max_steps, until=self.until)
+        return self._settled(flow)
+
+    def _settled(self, flow: EnergyFlow) -> Solution:
+        return settled(
+            flow, solver=self.solver, max_steps=self.max_steps, until=self.until, compile=self.compiled
+        )
 
     def value(self, phases: Sequence[Phase]) -> Tensor:
         clamped, free = (phase.solution.energy for phase in phases)

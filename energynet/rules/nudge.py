@@ -59,10 +59,17 @@ class Nudged:
         like = next((v for v in known if v.is_floating_point()), torch.empty(0))
         self.like = like.new_zeros(self._batch)
 
-    def free(self, *, solver: Solver | None, max_steps: int, until: Until | None) -> Solution:
+    def free(
+        self,
+        *,
+        solver: Solver | None,
+        max_steps: int,
+        until: Until | None,
+        compile: bool = False,  # noqa: A002
+    ) -> Solution:
         """Settle without a nudge."""
         flow = flow_of(self._conditioned, {NUDGE: self._strength(0.0)}, solver=solver)
-        return settled(flow, solver=solver, max_steps=max_steps, until=until)
+        return settled(flow, solver=solver, max_steps=max_steps, until=until, compile=compile)
 
     def nudged(
         self,
@@ -73,10 +80,11 @@ class Nudged:
         solver: Solver | None,
         max_steps: int,
         until: Until | None,
+        compile: bool = False,  # noqa: A002
     ) -> Solution:
         """Settle under a nudge, from some point, on the flow of the free phase."""
         flow = free.flow.rebind(start, **{NUDGE: self._strength(strength)})
-        return settled(flow, solver=solver, max_steps=max_steps, until=until)
+        return settled(flow, solver=solver, max_steps=max_steps, until=until, compile=compile)
 
     def _strength(self, strength: float | Tensor) -> Tensor:
         return strength if isinstance(strength, Tensor) else self.like.new_full((self._batch,), strength)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,35 +15,48 @@ class Tape:
 
     Attributes
     ----------
-    drawn
-        What has been asked for: the kind, ``"normal"`` or ``"uniform"``, and the shape.
     given
-        The numbers; where they run out, what is returned is uninitialised, which is enough to learn their
-        number and shapes.
+        The numbers; where they run out there are zeros, which are enough to learn what is asked for.
+    drawn
+        What has been handed out, with its kind, ``"normal"`` or ``"uniform"``.
     """
 
-    drawn: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
-    given: list[Tensor] = field(default_factory=list)
+    given: Sequence[Tensor] = ()
+    drawn: list[tuple[str, Tensor]] = field(default_factory=list)
 
     def take(self, kind: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """The next numbers of the tape."""
         place = len(self.drawn)
-        self.drawn.append((kind, shape))
-        return self.given[place] if place < len(self.given) else like.new_empty(shape)
+        numbers = self.given[place] if place < len(self.given) else like.new_zeros(shape)
+        self.drawn.append((kind, numbers))
+        return numbers
 
 
 Randomness = torch.Generator | Tape | None
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a tape must hold at one place: the kind of the numbers, and how they look."""
+
+    kind: str
+    dtype: torch.dtype
+    device: torch.device
+
+    def __call__(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        draw = torch.randn if self.kind == "normal" else torch.rand
+        return draw(shape, generator=generator, dtype=self.dtype, device=self.device)
 
 
 def normal(shape: tuple[int, ...], like: Tensor, randomness: Randomness) -> Tensor:
     """Standard normal numbers, of the dtype and device of another tensor."""
     if isinstance(randomness, Tape):
         return randomness.take("normal", shape, like)
-    return torch.randn(shape, generator=randomness, dtype=like.dtype, device=like.device)
+    return Draw("normal", like.dtype, like.device)(shape, randomness)
 
 
 def uniform(shape: tuple[int, ...], like: Tensor, randomness: Randomness) -> Tensor:
     """Uniform numbers in [0, 1), of the dtype and device of another tensor."""
     if isinstance(randomness, Tape):
         return randomness.take("uniform", shape, like)
-    return torch.rand(shape, generator=randomness, dtype=like.dtype, device=like.device)
+    return Draw("uniform", like.dtype, like.device)(shape, randomness)

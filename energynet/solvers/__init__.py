@@ -9,11 +9,7 @@ from energynet.solvers.runge_kutta import Heun, RungeKutta4
 
 __all__ = ["ADMM", "BlockDescent", "Euler", "Heun", "Proximal", "RungeKutta4", "Solver"]
 from energynet.solvers.adaptive import Adaptive
-from energynet.solvers.base import Solver
-from energynet.solvers.block import BlockDescent
-from energynet.solvers.euler import Euler
 from energynet.solvers.fire import FIRE
 from energynet.solvers.momentum import Momentum
-from energynet.solvers.runge_kutta import Heun, RungeKutta4
 
 __all__ = ["FIRE", "Adaptive", "BlockDescent", "Euler", "Heun", "Momentum", "RungeKutta4", "Solver"]

@@ -127,7 +127,9 @@ class Adaptive(Solver):
         new = trial(flow, state, carry["velocity"], dt)
         square = self._mean_square(new.error, state, new.point)
         accept = (square <= 1) & ~done
-        factor = _SAFETY * torch.where(square < torch.inf, square, _WILD).clamp(min=_TINY) ** (-_PROPORTIONAL / 2)
+        factor = _SAFETY * torch.where(square < torch.inf, square, _WILD).clamp(min=_TINY) ** (
+            -_PROPORTIONAL / 2
+        )
         factor = torch.where(accept, factor * carry["error"] ** _INTEGRAL, factor)
         factor = torch.minimum(factor.clamp(min=_SHRINK), carry["growth"])
         found = rate(new.point, new.sixth, new.velocity, new.sixth_velocity, carry["rate"])

@@ -140,7 +140,10 @@ class FIRE(Solver):
         found = rate(moved, state, there, velocity, carry["rate"], weight)
         found = torch.where(sound, found, _WORSE * carry["rate"])
         good = sound & (found * dt.square() <= _UNSTABLE)
-        new = {name: torch.where((moved[name] == free[name]) & column(good, v), v, 0.0) for name, v in new.items()}
+        new = {
+            name: torch.where((moved[name] == free[name]) & column(good, v), v, 0.0)
+            for name, v in new.items()
+        }
         return choose(good, moved, state), {
             "velocity": choose(good, there, velocity),
             "speed": new,

@@ -3,7 +3,7 @@
 from energynet.trace.capture import PARAMETER, Spec, Traced, parameters_of, swapped, versions
 from energynet.trace.degree import degree
 from energynet.trace.difference import difference
-from energynet.trace.graph import Combination
+from energynet.trace.graph import Combination, Dim
 from energynet.trace.kernel import BoundKernel, Environment, Kernel
 from energynet.trace.program import Program
 from energynet.trace.structure import affine, curvature, dependence
@@ -12,6 +12,7 @@ __all__ = [
     "PARAMETER",
     "BoundKernel",
     "Combination",
+    "Dim",
     "Environment",
     "Kernel",
     "Program",

@@ -98,7 +98,23 @@ class Environment:
 
     def take(self, index: Tensor) -> Environment:
         """The same environment for the samples of ``index``, which may repeat some."""
-        return Environment({}, len(index), self, index)
+        return Environment({}, index.shape[0], self, index)
+
+    def noting(self) -> Environment:
+        """The same environment, which notes what is asked for in `noted`."""
+        return Environment({}, self.batch, self)
+
+    @property
+    def noted(self) -> dict[Node, Tensor]:
+        """The tensors that have been asked for."""
+        return {node: value for node, value in self._computed.items() if isinstance(value, Tensor)}
+
+    def replaced(self, computed: Mapping[Node, Tensor], batch: int) -> Environment:
+        """An environment that knows the same inputs, but only through the values of some nodes."""
+        twin = Environment({}, batch)
+        twin.known = self.known
+        twin._computed = dict(computed)
+        return twin
 
 
 def _is_product(node: Node) -> bool:

@@ -20,7 +20,11 @@ LINKS = {
     "tanh": np.tanh,
     "hardsigmoid": lambda u: np.clip(u, 0, 1),
 }
-LEAST = {"sigmoid": 4.0, "tanh": 1.0, "hardsigmoid": 1.0}  # curvature of the leak: 1 over the slope of the link
+LEAST = {
+    "sigmoid": 4.0,
+    "tanh": 1.0,
+    "hardsigmoid": 1.0,
+}  # curvature of the leak: 1 over the slope of the link
 SIZES = (3, 6, 5, 4)
 
 

@@ -78,7 +78,7 @@ class Dynamics:
         return self._program.kernel(self._key, self._function, outputs, self.free, zero)
 
     @cached_property
-    def quadratic(self) -> bool:
+    def affine(self) -> bool:
         """Whether the trace shows that the smooth force is affine in the point."""
         traced = self._program.traced(self._key, self._function)
         return affine(traced, [f"smooth force {name}" for name in self.free], self.free)

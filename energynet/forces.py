@@ -71,7 +71,7 @@ class Forces(ABC):
 
     @property
     @abstractmethod
-    def quadratic(self) -> bool:
+    def affine(self) -> bool:
         """Whether it is known that the smooth force is affine in the point, for every sample."""
 
     @abstractmethod
@@ -135,7 +135,7 @@ class TracedForces(Forces):
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        return self._dynamics.groups
+        return self.dynamics.groups
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -145,11 +145,11 @@ class TracedForces(Forces):
         return dict(zip(self.free, self._run(self.dynamics.force, point), strict=True))
 
     def some(self, names: Sequence[str], point: State) -> State:
-        kernel = self._dynamics.kernel([f"force {name}" for name in names])
+        kernel = self.dynamics.kernel([f"force {name}" for name in names])
         return dict(zip(names, self._run(kernel, point), strict=True))
 
     def quadratic(self, names: Sequence[str]) -> Quadratic | None:
-        return self._dynamics.quadratic(tuple(names))
+        return self.dynamics.quadratic(tuple(names))
 
     def energy(self, point: State) -> Tensor:
         return self._run(self.dynamics.energy, point)[0]
@@ -180,8 +180,8 @@ class TracedForces(Forces):
         return dict(zip(self.free, self._run(kernel, point, direction), strict=True))
 
     @property
-    def quadratic(self) -> bool:
-        return self.dynamics.quadratic
+    def affine(self) -> bool:
+        return self.dynamics.affine
 
     def block(self, number: int, point: State) -> tuple[Tensor, ...]:
         return self._run(self.dynamics.block(number), point)
@@ -314,7 +314,7 @@ class EagerForces(Forces):
         return weighted(parts, {**self._conditioned.clamp, **self._state(point)}), force
 
     @property
-    def quadratic(self) -> bool:
+    def affine(self) -> bool:
         return False
 
     def product(self, point: State, direction: State) -> State:

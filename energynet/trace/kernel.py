@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from energynet.trace.capture import Traced
-from energynet.trace.graph import Dim, Kind, Node, substitute
+from energynet.trace.graph import Combination, Dim, Kind, Node, substitute
 
 aten = torch.ops.aten
 
@@ -231,10 +231,52 @@ class Kernel:
         self._lines.append(f"{name} = {expression}")
         return name
 
+    def _merged(self, terms: list[tuple[float, Node]]) -> list[tuple[float, Node]]:
+        """Products of one moving factor with known ones as one product: c s A + d s B = s (c A + d B)."""
+        groups: dict[Any, list[tuple[float, Node]]] = {}
+        rest = []
+        for coefficient, term in terms:
+            place = self._known_factor(term)
+            if place is None:
+                rest.append((coefficient, term))
+            else:
+                key = (term.op, place, term.args[1 - place], term.args[place].shape, term.shape)
+                groups.setdefault(key, []).append((coefficient, term))
+        for several in groups.values():
+            rest += several if len(several) == 1 else [(1.0, self._scaled_product(several))]
+        return rest
+
+    def _known_factor(self, term: Node) -> int | None:
+        """Which argument is known, of a product that nobody else needs: a matrix on the right, or units."""
+        if term in self._names or term.op not in (aten.mm.default, aten.mul.Tensor):
+            return None
+        places = (1,) if _is_product(term) else (0, 1)
+        known = [place for place in places if not self._dynamic(term.args[place])]
+        return known[0] if len(known) == 1 else None
+
+    def _scaled_product(self, terms: list[tuple[float, Node]]) -> Node:
+        """A sum of products of the same moving factor with known ones, which are added once and for all."""
+        first = terms[0][1]
+        place = self._known_factor(first)
+        assert place is not None and first.shape is not None and first.dtype is not None
+        builder, factor = self._traced.builder, first.args[place]
+        weights = Combination({term.args[place]: c for c, term in terms}, 0.0, factor.shape, factor.dtype)
+        pair = [first.args[0], first.args[1]]
+        pair[place] = builder.node(weights)
+        return builder.product(first.op, pair, first.shape, first.dtype)
+
+    def _scaled(self, coefficient: float, term: Node) -> str:
+        if coefficient == 1:
+            return self._lower(term)
+        if self._known_factor(term) is not None:  # scale what is known
+            return self._lower(self._scaled_product([(coefficient, term)]))
+        total = self._lower(term)
+        return self._assign(f"-{total}" if coefficient == -1 else f"{total} * {coefficient!r}")
+
     def _combine(self, node: Node) -> str:
         constant, *terms = node.args
         known = [(c, n) for c, n in terms if not self._dynamic(n)]
-        moving = [(c, n) for c, n in terms if self._dynamic(n)]
+        moving = self._merged([(c, n) for c, n in terms if self._dynamic(n)])
         total, full = "", False
         if known:
             part = self._traced.builder.known_part(node, known, constant)
@@ -249,11 +291,7 @@ class Kernel:
             elif total:
                 total = self._assign(f"torch.add({total}, {self._lower(term)}{alpha})")
             else:
-                total = self._lower(term)
-                if coefficient == -1:
-                    total = self._assign(f"-{total}")
-                elif coefficient != 1:
-                    total = self._assign(f"{total} * {coefficient!r}")
+                total = self._scaled(coefficient, term)
             full = full or term.shape == node.shape
         if constant:
             total = self._assign(f"{total} + {constant!r}")

@@ -98,6 +98,10 @@ class Solver(ABC):
         """What the carry tells of each sample, such as its rate of acceptance; for `Solution.statistics`."""
         return {}
 
+    def __repr__(self) -> str:
+        settings = (f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__name__}({', '.join(settings)})"
+
 
 def has_link(energy: Energy, clamp: Clamp | None) -> bool:
     """Whether a variable that is free, at least in part, has a link."""

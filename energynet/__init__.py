@@ -22,7 +22,7 @@ from energynet.rules import (
 from energynet.samplers import Sampler
 from energynet.settle import settle
 from energynet.solution import Solution
-from energynet.solvers import BlockDescent, Euler, Heun, RungeKutta4, Solver
+from energynet.solvers import LBFGS, Anderson, BlockDescent, Euler, Heun, NewtonKrylov, RungeKutta4, Solver
 from energynet.state import State
 from energynet.stopping import Never, Stationary, Status, Until
 from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Variable
@@ -30,6 +30,8 @@ from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Var
 __version__ = "0.1.0"
 
 __all__ = [
+    "LBFGS",
+    "Anderson",
     "Backprop",
     "Bit",
     "BlockDescent",
@@ -50,6 +52,7 @@ __all__ = [
     "Link",
     "MirrorFlow",
     "Never",
+    "NewtonKrylov",
     "NonNegative",
     "Partial",
     "Phase",

@@ -7,41 +7,37 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energynet.solvers.guarded import Here
+from energynet.solvers.here import Here
 from energynet.solvers.secant import Secant
-from energynet.state import State
 
 
 @final
 class Anderson(Secant):
-    """Anderson acceleration of ``point + scaled force``, safeguarded as in `Guarded`.
+    """Anderson acceleration of ``point + force / curvature``, safeguarded as in `Guarded`.
 
-    One evaluation a step. The last steps are combined so that the force that is expected is least, in the
-    sense of least squares over all units (type II of Fang and Saad 2009, Numer. Linear Algebra Appl. 16:197,
-    section 2.2), and the rest of it is followed. Where the energy does not confirm the combination, it is
-    forgotten: unguarded it may cycle, or lead to a saddle point or out of a domain.
+    One evaluation a step. The last steps are combined so that the force that is expected after them is least,
+    in the sense of least squares over all units that can move (type II of Fang and Saad 2009, Numer. Linear
+    Algebra Appl. 16:197, eq. 24), and what is left of it is followed. Steps along which the energy is not
+    convex are left out: they lead to saddle points. Unguarded it may cycle or lead out of a domain.
 
     Parameters
     ----------
     history
-        Number of steps that are combined, 5 by default: more gain little, and are more nearly dependent.
+        Number of steps that are combined, 8 by default.
     """
 
-    def __init__(self, history: int = 5) -> None:
+    def __init__(self, history: int = 8) -> None:
         super().__init__(history)
 
-    def propose(self, here: Here, memory: State) -> Tensor:
-        steps, changes = memory["steps"], memory["changes"]
-        seen = torch.where(here.free.unsqueeze(1), changes, 0.0)
-        norm = seen.square().sum(2).sqrt()
+    def combine(self, here: Here, steps: Tensor, changes: Tensor, bend: Tensor, positive: Tensor) -> Tensor:
+        seen = torch.where(here.free.unsqueeze(1) & positive.unsqueeze(2), changes, 0.0)
+        norm = seen.square().sum(2, keepdim=True).sqrt()
         known = norm > 0
-        unit = seen / torch.where(known, norm, 1.0).unsqueeze(2)
-        matrix = unit @ unit.mT
-        eye = torch.eye(self.history, dtype=matrix.dtype, device=matrix.device)
-        # unknown steps have rows of zeros; ten units of rounding are what the squares of the rest can tell
-        matrix = matrix + eye * torch.where(known, 10 * torch.finfo(matrix.dtype).eps, 1.0).unsqueeze(2)
-        right = -(unit @ here.force.unsqueeze(2))
-        part, _ = torch.linalg.solve_ex(matrix, right)
-        part = part / torch.where(known, norm, 1.0).unsqueeze(2)
-        left = here.force + (part * seen).sum(1)
-        return here.scaled(left) - (part * steps).sum(1)
+        norm = torch.where(known, norm, 1.0)
+        unit = seen / norm
+        # rows of the unknown are zero; of the others ten units of rounding are what their squares can tell
+        least = torch.where(known, 10 * torch.finfo(unit.dtype).eps, 1.0)
+        eye = torch.eye(self.history, dtype=unit.dtype, device=unit.device)
+        part, _ = torch.linalg.solve_ex(unit @ unit.mT + least * eye, -(unit @ here.force.unsqueeze(2)))
+        part = part / norm
+        return here.scaled(here.force + (part * seen).sum(1)) - (part * steps).sum(1)

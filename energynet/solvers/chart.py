@@ -21,7 +21,7 @@ class Chart:
 
     The force of a chart is the velocity times the time constant: a minimiser gains nothing from letting slow
     variables be slow. Where a potential u with value a = link(u) is integrated the energy changes by
-    ``-sum(weight * force * change)``, with the slope of the link as ``weight``.
+    ``-sum(slope * force * change)``, with the slope of the link.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Chart:
         """The nearest point within the domains."""
         return self.join(self.flow.project(self.split(flat))) if any(self._boxed) else flat
 
-    def weight(self, flat: Float[Tensor, "batch units"]) -> Tensor:
+    def slope(self, flat: Float[Tensor, "batch units"]) -> Tensor:
         """The slope of the link where a potential is integrated, else 1."""
         if not self.flow.links:
             return torch.ones_like(flat)

@@ -46,6 +46,7 @@ from energynet.solvers import (
     RungeKutta4,
     Solver,
 )
+from energynet.solvers import LBFGS, Anderson, BlockDescent, Euler, Heun, NewtonKrylov, RungeKutta4, Solver
 from energynet.state import State
 from energynet.stopping import Never, Stationary, Status, Until
 from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Variable
@@ -59,6 +60,8 @@ __all__ = [
     "Adaptive",
     "Annealed",
     "AnnealedImportanceSampling",
+    "LBFGS",
+    "Anderson",
     "Backprop",
     "Bit",
     "BlockDescent",
@@ -85,6 +88,7 @@ __all__ = [
     "MirrorFlow",
     "Momentum",
     "Never",
+    "NewtonKrylov",
     "NonNegative",
     "ParallelTempering",
     "Partial",

@@ -318,6 +318,17 @@ def test_a_replica_that_diverges_marks_its_sample() -> None:
     assert [en.Status(int(s)).name for s in solution.status] == ["MAX_STEPS", "DIVERGED", "MAX_STEPS"]
 
 
+def test_a_batch_may_be_empty() -> None:
+    solver = en.ParallelTempering(en.MALA(0.1), [1.0, 2.0, 4.0])
+    solution = en.settle(SPRING, {"s": torch.zeros(0, 1, dtype=F64)}, solver=solver, max_steps=3)
+    assert solution.state["s"].shape == (0, 1)
+    assert {n: tuple(v.shape) for n, v in solution.statistics.items()} == {
+        "acceptance": (0,),
+        "swap": (0, 2),
+        "round_trips": (0,),
+    }
+
+
 def test_the_temperature_of_the_sampler_is_not_used() -> None:
     start = {"s": torch.ones(4, 1, dtype=F64)}
     ends = [

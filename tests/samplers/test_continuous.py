@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import energynet as en
 from helpers.chains import F64, check_law, fed, flow_of
@@ -29,6 +31,19 @@ LINKED: dict[str, tuple[Any, int]] = {
 }
 
 
+EVEN = Functional(lambda e, a: 0.0 * a, a=en.Interval(low=-0.25, high=0.75))
+LINEAR = {tau: Functional(lambda e, a: 2 * a, a=en.Unit(tau=tau)) for tau in (1.0, 2.0)}
+CURVED = Functional(lambda e, a: 2 * a, a=en.Unit(link=en.Sigmoid()))
+PAIR = [
+    Functional(lambda e, a: 2 * a[:, 0] * a[:, 1], a=en.Unit(2, link=link)) for link in (None, en.Sigmoid())
+]
+KINK = en.terms.Sparsity(4.0, a=en.Interval(low=-math.inf, high=0.5))
+WALL = {
+    "above": (Functional(lambda e, a: 5 * a, a=en.NonNegative()), (0.0, 4.0)),
+    "below": (Functional(lambda e, a: -5 * a, a=en.Interval(low=-math.inf, high=0.0)), (-4.0, 0.0)),
+}
+
+
 def sampled(chain: str, energy: en.Energy, start: float, *, scale: float = 1.0, **more: Any) -> torch.Tensor:
     make, steps = CHAINS[chain]
     return en.settle(
@@ -43,28 +58,20 @@ def sampled(chain: str, energy: en.Energy, start: float, *, scale: float = 1.0, 
 
 @pytest.mark.parametrize("chain", CHAINS)
 def test_without_a_force_a_box_fills_evenly(chain: str) -> None:
-    energy = Functional(lambda e, a: 0.0 * a, a=en.Interval(low=-0.25, high=0.75))
-    check_law(sampled(chain, energy, 0.7), lambda a: 1.0, -0.25, 0.75)
+    check_law(sampled(chain, EVEN, 0.7), lambda a: 1.0, -0.25, 0.75)
 
 
 @pytest.mark.parametrize("tau", [1.0, 2.0])
 @pytest.mark.parametrize("chain", CHAINS)
 def test_between_two_walls(chain: str, tau: float) -> None:
     """Time constants change how fast, not where."""
-    energy = Functional(lambda e, a: 2 * a, a=en.Unit(tau=tau))
-    check_law(sampled(chain, energy, 0.9, scale=tau), lambda a: math.exp(-2 * a / HEAT), 0.0, 1.0)
+    check_law(sampled(chain, LINEAR[tau], 0.9, scale=tau), lambda a: math.exp(-2 * a / HEAT), 0.0, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("variable", "sign", "ends"),
-    [(en.NonNegative(), 1, (0.0, 4.0)), (en.Interval(low=-math.inf, high=0.0), -1, (-4.0, 0.0))],
-    ids=["above", "below"],
-)
+@pytest.mark.parametrize("side", WALL)
 @pytest.mark.parametrize("chain", CHAINS)
-def test_at_one_wall_the_law_is_exponential(
-    chain: str, variable: en.Variable, sign: int, ends: tuple[float, float]
-) -> None:
-    energy = Functional(lambda e, a: sign * 5 * a, a=variable)
+def test_at_one_wall_the_law_is_exponential(chain: str, side: str) -> None:
+    energy, ends = WALL[side]
     check_law(sampled(chain, energy, 0.0), lambda a: math.exp(-5 * abs(a) / HEAT), *ends)
 
 
@@ -72,9 +79,8 @@ def test_at_one_wall_the_law_is_exponential(
 def test_through_a_link_the_law_is_that_of_values(chain: str) -> None:
     """Without the volume it would be exp(-2 a / T) / (a (1 - a)), all of it at the ends."""
     sampler, steps = LINKED[chain]
-    energy = Functional(lambda e, a: 2 * a, a=en.Unit(link=en.Sigmoid()))
     found = en.settle(
-        energy,
+        CURVED,
         {"a": torch.full((4000,), 0.5, dtype=F64)},
         solver=sampler,
         max_steps=steps,
@@ -87,7 +93,7 @@ def test_through_a_link_the_law_is_that_of_values(chain: str) -> None:
 @pytest.mark.parametrize("link", [None, en.Sigmoid()], ids=["wall", "link"])
 def test_held_entries_stay_and_the_others_move_as_if_they_were_data(chain: str, link: Any) -> None:
     """The law of the rest given the held part: with E = 2 a0 a1 it is exponential of rate 2 a1 / T."""
-    energy = Functional(lambda e, a: 2 * a[:, 0] * a[:, 1], a=en.Unit(2, link=link))
+    energy = PAIR[link is not None]
     value = torch.full((3000, 2), math.nan, dtype=F64)
     value[:, 1] = 0.7
     make, steps = CHAINS[chain]
@@ -104,6 +110,7 @@ def test_held_entries_stay_and_the_others_move_as_if_they_were_data(chain: str, 
     check_law(found.state["a"][:, 0], lambda a: math.exp(-1.4 * a / HEAT), 0.0, 1.0)
 
 
+@functools.cache
 def two() -> Functional:
     return Functional(
         lambda e, x, a: x.pow(4).sum(1) + (x.sum(1) - 1) * a.cos().sum(1),
@@ -186,11 +193,33 @@ def test_many_steps_at_once_are_single_steps(chain: str) -> None:
     assert torch.equal(*ends)
 
 
+class NoLook(TorchDispatchMode):
+    """Refuses what waits for the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert not any(word in str(func) for word in ("_local_scalar_dense", "nonzero", "masked_select"))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_no_step_looks_at_a_value(chain: str) -> None:
+    energy = Functional(
+        lambda e, x, a, b: (x.pow(4) * a.cos()).sum(1) + b.sum(1),
+        x=en.Real(2), a=en.Unit(2), b=en.Unit(2, link=en.Sigmoid()),
+    )  # fmt: skip
+    sampler = CHAINS[chain][0]()
+    clamp = {"a": en.Partial(torch.full((4, 2), 0.5), torch.tensor([[True, False]]))}
+    flow = sampler.flow(energy, clamp, {"x": torch.zeros(4, 2)})
+    with torch.no_grad():
+        state, carry, _ = sampler.step(flow, flow.start, sampler.init(flow, flow.start), None)
+        with NoLook():
+            sampler.advance(flow, state, carry, None, 3)
+
+
 @pytest.mark.parametrize("chain", CHAINS)
 def test_a_term_with_a_kink_is_sampled_too(chain: str) -> None:
     """The Laplace law, on a line cut at 0.5 on one side."""
-    energy = en.terms.Sparsity(4.0, a=en.Interval(low=-math.inf, high=0.5))
-    sample = sampled(chain, energy, 0.0, scale=2.0)
+    sample = sampled(chain, KINK, 0.0, scale=2.0)
     check_law(sample, lambda a: math.exp(-4 * abs(a) / HEAT), -4.0, 0.5)
 
 

@@ -155,7 +155,7 @@ class _Enumeration:
         counted = torch.ones_like(self._fixed[0]) if every else ~self._fixed.all(0)
         self._counted = counted.nonzero().squeeze(1)
         self._partly = bool(self._fixed.any())
-        self._repeats = self._fixed[:, self._counted].sum(1) * math.log(2)
+        self._repeats = self._fixed[:, self._counted].sum(1).to(self._like.dtype) * math.log(2)
         if len(self._counted) > _UNITS:
             raise SettlingError(
                 f"exact: {len(self._counted)} free units have 2**{len(self._counted)} states, more than the "

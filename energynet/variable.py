@@ -74,7 +74,7 @@ class Variable(ABC):
             if not bool(torch.view_as_real(value).isfinite().all()):
                 raise StateError(f"variable {name!r}: expected finite values, got NaN or infinity")
             return
-        low, high = (float(end) for end in torch.aminmax(value))  # NaN spreads to both ends
+        low, high = (float(end) for end in torch.aminmax(value.detach()))  # NaN spreads to both ends
         if not (math.isfinite(low) and math.isfinite(high)):
             bad = (~value.isfinite()).nonzero()[0].tolist()
             raise StateError(

@@ -271,6 +271,33 @@ def test_the_same_seed_gives_the_same_weights_and_the_trace_is_kept() -> None:
     assert len(ais._paths) == 1
 
 
+def test_every_move_starts_from_what_is_true_at_its_place_on_the_path() -> None:
+    """What a sampler remembers is of the energy at this b; at b = 0 it need not move; the law's T is 1."""
+    seen: list[tuple[float, float]] = []
+
+    class Witness(en.Sampler):
+        def init(self, flow: Any, state: Any) -> Any:
+            return {"energy": flow.energy(state)}
+
+        def flow(self, *args: Any, **kwargs: Any) -> Any:
+            return en.LiftedFlow(*args, **kwargs)
+
+        def sample(self, flow: Any, state: Any, carry: Any, generator: Any, temperature: Any) -> Any:
+            assert torch.equal(carry["energy"], flow.energy(state))
+            value = state["s"]
+            base = 0.5 * value.square().sum(1)
+            target = GAUSSIAN.energy(s=value, f=FIELDS[:1].expand(len(value), -1)).detach()
+            beta = ((carry["energy"] - base) / (target - base)).median()
+            seen.append((round(float(beta), 9), temperature))
+            return {"s": value + 0.1}, carry, carry["energy"] * 0
+
+    betas = [0.0, 0.0, 0.25, 0.25, 0.75, 1.0]
+    ais = en.AnnealedImportanceSampling(GAUSSIAN, sampler=Witness(3.0), betas=betas, chains=5)
+    found = ais.estimate({"f": FIELDS[:1]}, generator=generator())
+    assert seen == [(0.25, 1.0), (0.25, 1.0), (0.75, 1.0)]
+    assert found.statistics == {}
+
+
 def test_what_cannot_be_annealed_is_refused() -> None:
     for name in ("steps", "chains"):
         with pytest.raises(ValueError, match=f"{name} must be a whole number above 0, got 0"):

@@ -14,7 +14,7 @@ from energynet.flow import Clamp, EnergyFlow, Flow
 from energynet.samplers.base import Sampler
 from energynet.solvers import Solver
 from energynet.state import State
-from energynet.stopping import Until
+from energynet.stopping import Never, Until
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -73,7 +73,8 @@ class Annealed(Solver):
         return self.solver.flow(energy, clamp, state, generator=generator, differentiable=differentiable)
 
     def until(self) -> Until:
-        return self.solver.until()
+        """Never, whatever the sampler says at its own temperature."""
+        return Never()
 
     def init(self, flow: Flow, state: State) -> Any:
         like = next(iter(state.values()))

@@ -17,7 +17,7 @@ from energynet.samplers.noise import uniform
 from energynet.solvers import Solver
 from energynet.solvers.base import column, energy_flow, mapped
 from energynet.state import State
-from energynet.stopping import Until
+from energynet.stopping import Never, Until
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
@@ -85,7 +85,8 @@ class ParallelTempering(Solver):
         return self.sampler.flow(energy, clamp, state, generator=generator, differentiable=differentiable)
 
     def until(self) -> Until:
-        return self.sampler.until()
+        """Never, whatever the sampler says at its own temperature."""
+        return Never()
 
     def init(self, flow: Flow, state: State) -> Any:
         count = len(self.temperatures)
@@ -144,7 +145,7 @@ class ParallelTempering(Solver):
         pair = torch.arange(swaps.shape[1], device=swaps.device)
         could = (attempts + 1 - pair % 2) // 2  # even pairs come first
         told = self.sampler.statistics(_join(carry["sampler"]))
-        found = {n: v.unflatten(0, (len(swaps), -1)).to(_float(v)).mean(1) for n, v in told.items()}
+        found = {n: v.unflatten(0, (-1, len(self.temperatures))).to(_float(v)).mean(1) for n, v in told.items()}
         found["swap"] = swaps / could.clamp(min=1)
         found["round_trips"] = carry["round_trips"].to(found["swap"].dtype)
         return found

@@ -63,6 +63,6 @@ def test_broken_package_is_not_called_missing(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_import_needs_no_extra() -> None:
-    optional = ["sklearn", "pooch", "tyro", "hypothesis", "jaxtyping"]
+    optional = ["sklearn", "pooch", "tyro", "hypothesis", "jaxtyping", "arviz_stats"]
     code = f"import sys; sys.modules.update(dict.fromkeys({optional}))\nimport energynet.data"
     subprocess.run([sys.executable, "-c", code], check=True)

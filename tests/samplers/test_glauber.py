@@ -17,7 +17,7 @@ import energynet as en
 from energynet.samplers.noise import Tape
 from helpers.discrete import F64, dense, flips, noise, other, restricted, torus
 from helpers.functional import Functional
-from samplers.test_gibbs import (
+from helpers.transitions import (
     CHAINS,
     assert_distributed,
     eight,

@@ -144,7 +144,9 @@ def test_a_rate_of_swaps_in_closed_form() -> None:
 
 
 @pytest.mark.parametrize(
-    "sampler", [en.MALA(0.3), en.HamiltonianMonteCarlo(0.4, 2), en.Underdamped(0.3, 1.0)], ids=repr
+    "sampler",
+    [en.MALA(0.3), en.HamiltonianMonteCarlo(0.4, 2), en.Underdamped(0.3, 1.0)],
+    ids=["mala", "hmc", "underdamped"],
 )
 def test_what_a_sampler_knows_of_a_state_goes_with_it(sampler: en.Sampler) -> None:
     """Cached energies and forces are those of the states that they lie beside; fields differ by sample."""
@@ -232,6 +234,33 @@ def test_the_first_replica_has_the_law_of_the_target_where_the_sampler_is_stuck(
     assert chi_square(ends["tempered"], density, points, 20) > ALARM
 
 
+def test_replicas_of_spins_have_the_law_of_enumeration_where_gibbs_is_stuck() -> None:
+    """A ferromagnet of eight units with a weak field: two deep wells, whose states are counted."""
+    energy = Functional(
+        lambda e, s: -0.8 * 0.5 * (s.sum(1).square() - 8) - e.b * s.sum(1),
+        {"b": torch.tensor(0.1, dtype=F64)},
+        s=en.Spin(8),
+    )
+    every = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=F64)] * 8)
+    law = (-energy.energy(s=every)).softmax(0).detach()
+    up = float(law[every.sum(1) > 0].sum())
+    assert 0.7 < up < 0.9
+    n, start = 1500, {"s": torch.full((1500, 8), -1.0, dtype=F64)}
+    generator = torch.Generator().manual_seed(0)
+    plain = en.settle(energy, start, solver=en.Gibbs(), max_steps=150, generator=generator).state["s"]
+    assert float((plain.sum(1) > 0).to(F64).mean()) < 0.05
+    solver = en.ParallelTempering(en.Gibbs(), [1.0, 1.7, 3.0, 5.0])
+    tempered = en.settle(energy, start, solver=solver, max_steps=150, generator=generator)
+    assert set(tempered.statistics) == {"flips", "swap", "round_trips"}
+    size = [(8 + int(total)) // 2 for total in every.sum(1).tolist()]
+    expected = torch.zeros(9, dtype=F64).index_add(0, torch.tensor(size), law) * n
+    counts = ((8 + tempered.state["s"].sum(1)) / 2).long().bincount(minlength=9).to(F64)
+    # cells with fewer than five expected go together
+    rare = expected < 5
+    pooled = [torch.cat([x[~rare], x[rare].sum(0, keepdim=True)]).numpy() for x in (counts, expected)]
+    assert stats.chisquare(*pooled).pvalue > ALARM
+
+
 class Descent(en.Sampler):
     """Gradient steps that are longer at higher temperatures, for energies of curvature 1e9."""
 
@@ -287,6 +316,17 @@ def test_a_replica_that_diverges_marks_its_sample() -> None:
     solver = en.ParallelTempering(Broken(), [1.0, 2.0])
     solution = en.settle(SPRING, start, solver=solver, max_steps=10)
     assert [en.Status(int(s)).name for s in solution.status] == ["MAX_STEPS", "DIVERGED", "MAX_STEPS"]
+
+
+def test_a_batch_may_be_empty() -> None:
+    solver = en.ParallelTempering(en.MALA(0.1), [1.0, 2.0, 4.0])
+    solution = en.settle(SPRING, {"s": torch.zeros(0, 1, dtype=F64)}, solver=solver, max_steps=3)
+    assert solution.state["s"].shape == (0, 1)
+    assert {n: tuple(v.shape) for n, v in solution.statistics.items()} == {
+        "acceptance": (0,),
+        "swap": (0, 2),
+        "round_trips": (0,),
+    }
 
 
 def test_the_temperature_of_the_sampler_is_not_used() -> None:

@@ -11,11 +11,15 @@ from energynet.flow import Flow, GradientFlow, MirrorFlow, Partial
 from energynet.lifted import LiftedFlow
 from energynet.link import Link, Sigmoid, SoftThreshold, Tanh
 from energynet.rules import (
+    ZIL,
     Backprop,
     ContrastiveHebbian,
     EquilibriumPropagation,
+    FixedPrediction,
     ImplicitDifferentiation,
+    IncrementalPC,
     LearningRule,
+    MaximumAPosteriori,
     Phase,
     Unrolled,
 )
@@ -30,6 +34,7 @@ from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Var
 __version__ = "0.1.0"
 
 __all__ = [
+    "ZIL",
     "Backprop",
     "Bit",
     "BlockDescent",
@@ -40,14 +45,17 @@ __all__ = [
     "Energy",
     "EquilibriumPropagation",
     "Euler",
+    "FixedPrediction",
     "Flow",
     "GradientFlow",
     "Heun",
     "ImplicitDifferentiation",
+    "IncrementalPC",
     "Interval",
     "LearningRule",
     "LiftedFlow",
     "Link",
+    "MaximumAPosteriori",
     "MirrorFlow",
     "Never",
     "NonNegative",

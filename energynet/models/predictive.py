@@ -40,10 +40,10 @@ class PredictiveCoding(Composite):
     ``W_0 z_0 + b_0``. So the predictions are an ordinary multilayer perceptron with a linear output, a
     cross-entropy reads the output as logits, and what is predicted is unbounded, as its variable is.
 
-    What is clamped decides how it runs. With the first layer clamped, it settles where the feed-forward network
-    answers, at energy zero; with the last one clamped, it infers causes; with a part clamped (`Partial`), it
-    completes. A first layer that is free has no prior: add ``0.1 * terms.Leak(x=...)`` to infer an input
-    that is not the longest one that fits.
+    What is clamped decides how it runs. With the first layer clamped, it settles where the feed-forward
+    network answers, at energy zero; with the last one clamped, it infers causes; with a part clamped
+    (`Partial`), it completes. A first layer that is free has no prior of its own, and many values may
+    explain the rest: add ``0.1 * terms.Leak(x=...)`` to prefer short ones.
 
     Parameters
     ----------
@@ -63,18 +63,19 @@ class PredictiveCoding(Composite):
     residual
         Add the source to the prediction of each hidden layer by a hidden layer; they must be equally wide.
     mu
-        Scale the products by the width and depth, with weights from N(0, 1): 1/sqrt(N) for the first layer, 1/sqrt(N)
-        for hidden ones and 1/sqrt(N L) where they are residual, 1/N for the last, N the units that predict and
-        L the number of predictions (Innocenti et al. 2025, "muPC", arXiv:2505.13124, table 1). The activities of
-        deep residual networks then neither explode nor vanish, and a learning rate serves every depth.
+        Draw the weights from N(0, 1) and scale the products by width and depth: by 1/sqrt(N) from the first
+        layer, 1/sqrt(N L) between hidden layers that are residual and 1/sqrt(N) between others, and 1/N to
+        the last, with N the units that predict and L the number of predictions (Innocenti et al. 2025,
+        "muPC", arXiv:2505.13124, table 1). The activities of deep residual networks then neither explode
+        nor vanish, and one learning rate serves every depth.
     bias
         Whether predictions have one.
 
     Attributes
     ----------
     predictions
-        One `Prediction` for each layer but the first, in their order, by names such as ``"x_h1"``; its module is a
-        `Dense` with ``weight`` and ``bias``.
+        One `Prediction` for each layer but the first, in their order, by names such as ``"x_h1"``; its
+        module is a `Dense` with ``weight`` and ``bias``.
 
     Examples
     --------
@@ -96,9 +97,7 @@ class PredictiveCoding(Composite):
     ) -> None:
         sizes = tuple(sizes)
         if len(sizes) < 2:
-            raise ValueError(
-                f"PredictiveCoding: expected at least an input and an output size, got {sizes}"
-            )
+            raise ValueError(f"PredictiveCoding: expected at least an input and an output size, got {sizes}")
         if activation not in ACTIVATIONS:
             raise ValueError(
                 f"PredictiveCoding: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}"
@@ -175,8 +174,8 @@ class PredictiveCoding(Composite):
     def network(self) -> nn.Sequential:
         """Make the feed-forward network of the predictions, with a copy of the weights.
 
-        ``nn.Linear`` layers with the activation between them; copies of the `Dense` layers where these are scaled
-        or residual. It leads from ``x`` to ``y``, and from ``y`` to ``x`` where the model is generative.
+        ``nn.Linear`` layers with the activation between them; copies of the `Dense` layers where these are
+        scaled or residual. It leads from ``x`` to ``y``, and from ``y`` to ``x`` where the model is generative.
         """
         layers: list[nn.Module] = []
         for level, term in enumerate(self._terms()):

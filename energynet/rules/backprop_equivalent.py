@@ -57,8 +57,8 @@ class BackpropEquivalent(LearningRule):
     are what is kept, weighted by their precision, and states follow as z_l = mu_l + e_l / precision: a
     small error read off as a difference of states would lose digits to rounding.
 
-    A layer is stepped by its time constant 1 / precision, that is by 1 for the precision of 1 of the papers; so
-    the gradient depends on no precision, and none is learned (see `MaximumAPosteriori` for that).
+    A layer is stepped by its time constant 1 / precision, that is by 1 for the precision of 1 of the papers;
+    so the gradient depends on no precision, and none is learned (see `MaximumAPosteriori` for that).
 
     Parameters
     ----------
@@ -67,6 +67,8 @@ class BackpropEquivalent(LearningRule):
     cost
         Of the output and ``target``.
     """
+
+    owns_gradient = True
 
     def __init__(self, energy: Energy, cost: Cost) -> None:
         super().__init__(energy)
@@ -97,7 +99,8 @@ class BackpropEquivalent(LearningRule):
             slope, *rest = torch.autograd.grad(
                 mean, [leaf, *learning], allow_unused=True, materialize_grads=True
             )
-        return Sweep(data[self.first], layers, mean.detach(), slope, dict(zip(learning, rest, strict=True)))
+        gradient = {p: s.clone() for p, s in zip(learning, rest, strict=True)}
+        return Sweep(data[self.first], layers, mean.detach(), slope, gradient)
 
     def _check(self, data: Mapping[str, Tensor]) -> None:
         require(self, data, [self.first, TARGET], (self.first, TARGET))
@@ -181,9 +184,7 @@ def _standing(energy: Energy, state: State, free: str, steps: int) -> Solution:
     flow = GradientFlow(energy, {n: v for n, v in state.items() if n != free}, {free: value})
     count = torch.full((len(value),), steps, device=value.device)
     status = torch.full_like(count, int(Status.MAX_STEPS))
-    return Solution(
-        state=state, steps=count, status=status, trajectory=None, flow=flow, point={free: value}
-    )
+    return Solution(state=state, steps=count, status=status, trajectory=None, flow=flow, point={free: value})
 
 
 @final
@@ -192,9 +193,9 @@ class FixedPrediction(BackpropEquivalent):
 
     Every step moves all hidden layers at once by e_l <- (1 - rate) e_l + rate * J_l' e_(l+1), and the weights
     are read at the end (Millidge et al. 2022, Neural Comput. 34:1329, section 3; Rosenbaum 2022, PLoS ONE
-    17:e0266102, algorithm 2). The fixed point is backprop's. At ``rate=1`` it is reached exactly, after one step for
-    each hidden layer: an error is zero until the one above it has come, and final a step later. Only that
-    wavefront has to be computed, which makes the whole schedule cost what one backward pass does.
+    17:e0266102, algorithm 2). The fixed point is backprop's. At ``rate=1`` it is reached exactly, after one
+    step for each hidden layer: an error is zero until the one above it has come, and final a step later. Only
+    that wavefront has to be computed, which makes the whole schedule cost what one backward pass does.
 
     Parameters
     ----------
@@ -250,9 +251,9 @@ class ZIL(BackpropEquivalent):
     """Zero-divergence inference learning: predictive coding whose layers learn one step after another.
 
     From the feed-forward pass every step moves all hidden layers by their force, z_l <- z_l - dE/dz_l. The
-    weights of the prediction of layer L - t are read after step t, when its error has just come and neither the
-    layer below nor the derivatives that brought it have moved yet (Song et al. 2020, NeurIPS 33, "Can the
-    brain do backpropagation?", theorem 3.1). What has been read goes on moving, but nothing that is still to be read
+    weights of the prediction of layer L - t are read after step t, when its error has just come and neither
+    the layer below nor the derivatives that brought it have moved yet (Song et al. 2020, NeurIPS 33, "Can the
+    brain do backpropagation?"). What has been read goes on moving, but nothing that is still to be read
     depends on it, so it is not computed: the schedule costs what one backward pass does.
 
     Parameters

@@ -59,7 +59,9 @@ class Clamped(LearningRule):
             state = predicted(self.energy, data) if self.start is None else self.start(**data)
             if set(data) < set(self.energy.variables):
                 return flow_of(self.energy, data, state, solver=self.solver)
-            name, value = next(iter(data.items()))  # nothing is left to settle, but the state is still a phase
+            name, value = next(
+                iter(data.items())
+            )  # nothing is left to settle, but the state is still a phase
             held = Partial(value, torch.ones_like(value, dtype=torch.bool))
             return flow_of(self.energy, {**data, name: held}, solver=self.solver)
 

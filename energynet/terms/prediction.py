@@ -66,9 +66,7 @@ class Prediction(Energy):
                 f"got {sorted(variables)}"
             )
         if not isinstance(module, nn.Module):
-            raise TypeError(
-                f"Prediction({source!r}, {target!r}): expected a torch.nn.Module, got {module!r}"
-            )
+            raise TypeError(f"Prediction({source!r}, {target!r}): expected a torch.nn.Module, got {module!r}")
         super().__init__(**variables)
         self.source, self.target = source, target
         self.module = module

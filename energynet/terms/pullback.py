@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, final
 
 import torch
@@ -116,7 +116,7 @@ class Linearised(ABC):
         source
             The slope in the source; None where it is not wanted.
         parameters
-            The slope in each parameter that requires grad, summed over the batch.
+            The slope in each parameter that requires grad, summed over the batch; tensors that nobody else holds.
         """
 
 
@@ -141,7 +141,18 @@ class _ByAutograd(Linearised):
             self._output, wanted, slope, retain_graph=True, allow_unused=True, materialize_grads=True
         )
         first, rest = (found[0], found[1:]) if source else (None, found)
-        return first, dict(zip(self._parameters, rest, strict=True)) if parameters else {}
+        return first, dict(zip(self._parameters, _separate(rest, slope), strict=False))
+
+
+def _separate(slopes: Sequence[Tensor], given: Tensor) -> list[Tensor]:
+    """The same, none in memory of another or of what autograd was given: it passes views on."""
+    taken = {given.untyped_storage().data_ptr()}
+    result = []
+    for slope in slopes:
+        place = slope.untyped_storage().data_ptr()
+        result.append(slope.clone() if place in taken else slope)
+        taken.add(place)
+    return result
 
 
 class _Parts(NamedTuple):
@@ -200,20 +211,21 @@ def linearise(module: nn.Module, source: Tensor) -> Linearised:
 
 def _parts(module: nn.Module) -> _Parts | None:
     """The parts of a dense layer; None where the module is something else, or may do more than they."""
-    if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
-        return None
+    bias: nn.Parameter | None
     if isinstance(module, Dense):
-        slope = _SLOPES.get(type(module.activation))
-        if slope is None:
+        whole: tuple[nn.Module, ...] = (module, module.activation)
+        activation, weight, bias = module.activation, module.weight, module.bias
+        scale, residual = module.scale, module.residual
+    else:
+        layers = tuple(module) if type(module) is nn.Sequential else (module,)
+        if len(layers) not in (1, 2) or type(layers[-1]) is not nn.Linear:
             return None
-        return _Parts(module.activation, slope, module.weight, module.bias, module.scale, module.residual)
-    layers = list(module) if type(module) is nn.Sequential else [module]
-    if len(layers) == 1:
-        layers.insert(0, nn.Identity())
-    if len(layers) != 2 or type(layers[1]) is not nn.Linear:
-        return None
-    activation, linear = layers
+        whole = (module, *layers)
+        activation = layers[0] if len(layers) == 2 else nn.Identity()
+        weight, bias = layers[-1].weight, layers[-1].bias
+        scale, residual = 1.0, False
     slope = _SLOPES.get(type(activation))
-    if slope is None or (isinstance(activation, nn.ReLU) and activation.inplace):
+    inplace = isinstance(activation, nn.ReLU) and activation.inplace
+    if slope is None or inplace or any(m._forward_hooks or m._forward_pre_hooks for m in whole):
         return None
-    return _Parts(activation, slope, linear.weight, linear.bias)  # type: ignore[arg-type]
+    return _Parts(activation, slope, weight, bias, scale, residual)

@@ -175,7 +175,7 @@ class PredictiveCoding(Composite):
         """Make the feed-forward network of the predictions, with a copy of the weights.
 
         ``nn.Linear`` layers with the activation between them; copies of the `Dense` layers where these are
-        scaled or residual. It leads from ``x`` to ``y``, and from ``y`` to ``x`` where the model is generative.
+        scaled or residual. It leads from ``x`` to ``y``, or back where the model is generative.
         """
         layers: list[nn.Module] = []
         for level, term in enumerate(self._terms()):

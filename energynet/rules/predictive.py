@@ -142,11 +142,12 @@ def _amortise(start: nn.Module, data: Mapping[str, Tensor], settled: State) -> d
 class IncrementalPC(Clamped):
     """Incremental predictive coding: the weights move at every step of the inference.
 
-    A step takes the gradient of the energy in the weights and the force on the states at the same point, and moves
-    both (Salvatori et al. 2024, ICLR, "A stable, fast, and fully automatic learning algorithm for predictive coding
-    networks", algorithm 1). A loss has one gradient, so within a call the weights take plain steps of size
-    ``rate`` and are put back at the end; the gradient that is left is the sum of those on the way. ``SGD(lr=rate)``
-    then ends where they had gone, and any other optimiser makes of it what it does of a gradient.
+    A step takes the gradient of the energy in the weights and the force on the states at the same point, and
+    moves both (Salvatori et al. 2024, ICLR, "A stable, fast, and fully automatic learning algorithm for
+    predictive coding networks", algorithm 1). A loss has one gradient, so within a call the weights take
+    plain steps of size ``rate`` and are put back at the end; the gradient that is left is the sum of those
+    on the way. ``SGD(lr=rate)`` then ends where they had gone, and any other optimiser makes of it what it
+    does of a gradient.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
 """Energies to build with."""
 
 from energynet.terms.bilinear import Bilinear
+from energynet.terms.dense import Dense
 from energynet.terms.field import Field
 from energynet.terms.leak import Leak
 from energynet.terms.prediction import Prediction
-from energynet.terms.pullback import Dense
 from energynet.terms.reconstruction import Reconstruction
 from energynet.terms.sparsity import Sparsity
 

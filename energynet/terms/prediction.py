@@ -22,8 +22,8 @@ class Prediction(Energy):
     """E = precision / 2 |target - module(source)|^2, summed over the units of each sample.
 
     A predictive coding network is a sum of such terms (Rao and Ballard 1999, Nat. Neurosci. 2:79; Bogacz
-    2017, J. Math. Psychol. 76:198, eq. 53): one for each layer of a chain, and for any other directed graph one for
-    each variable that is predicted. A residual connection is a module that adds its source.
+    2017, J. Math. Psychol. 76:198), one for each arrow of any directed graph. A residual connection is a
+    module that adds its source.
 
     Parameters
     ----------
@@ -88,7 +88,8 @@ class Prediction(Energy):
         if isinstance(precision, Tensor):
             if tuple(precision.shape) not in ((), shape):
                 raise ValueError(
-                    f"{where}: expected a precision of the target's shape {shape}, got {tuple(precision.shape)}"
+                    f"{where}: expected a precision of the target's shape {shape}, "
+                    f"got {tuple(precision.shape)}"
                 )
             positive = bool((precision > 0).all()) and bool(precision.isfinite().all())
         else:

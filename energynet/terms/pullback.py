@@ -4,87 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
+from energynet.terms.dense import Dense
 
 aten = torch.ops.aten
 Slope = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# From a slope in the values of an activation, the activation's argument and its value, to a slope in the argument.
+# From the slope in an activation's value, its argument and its value, to the slope in its argument.
 _SLOPES: dict[type[nn.Module], Slope] = {
     nn.Identity: lambda slope, _, __: slope,
     nn.Tanh: lambda slope, _, value: aten.tanh_backward(slope, value),
     nn.Sigmoid: lambda slope, _, value: aten.sigmoid_backward(slope, value),
     nn.ReLU: lambda slope, argument, _: aten.threshold_backward(slope, argument, 0),
 }
-
-
-@final
-class Dense(nn.Module):
-    """scale * W f(z) + b, plus z itself where it is residual: a layer that predicts the next.
-
-    Parameters
-    ----------
-    inputs, outputs
-        Numbers of units.
-    activation
-        f, on the units that predict; ``nn.Identity()`` for a linear layer.
-    bias
-        Whether there is one.
-    scale
-        Of the product.
-    residual
-        Whether z is added; it needs as many outputs as inputs.
-
-    Attributes
-    ----------
-    weight
-        Parameter of shape (outputs, inputs), from U(-1/sqrt(inputs), 1/sqrt(inputs)).
-    bias
-        Parameter of shape (outputs,), zero at first; None where there is none.
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        activation: nn.Module,
-        *,
-        bias: bool = True,
-        scale: float = 1.0,
-        residual: bool = False,
-    ) -> None:
-        super().__init__()
-        if residual and inputs != outputs:
-            raise ValueError(
-                f"Dense: a residual layer has as many outputs as inputs, got {inputs} and {outputs}"
-            )
-        self.activation = activation
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        nn.init.uniform_(self.weight, -(inputs**-0.5), inputs**-0.5)
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.scale = float(scale)
-        self.residual = residual
-
-    def forward(self, source: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
-        """The prediction of the next layer."""
-        value = self.activation(source)
-        if self.scale == 1:
-            product = functional.linear(value, self.weight, self.bias)
-        else:
-            product = self.scale * functional.linear(value, self.weight)
-            product = product if self.bias is None else product + self.bias
-        return product + source if self.residual else product
-
-    def extra_repr(self) -> str:
-        outputs, inputs = self.weight.shape
-        return f"{inputs}, {outputs}, scale={self.scale:g}, residual={self.residual}"
 
 
 class Linearised(ABC):
@@ -116,7 +52,7 @@ class Linearised(ABC):
         source
             The slope in the source; None where it is not wanted.
         parameters
-            The slope in each parameter that requires grad, summed over the batch; tensors that nobody else holds.
+            The slope in each parameter that requires grad, summed over the batch, in memory of its own.
         """
 
 
@@ -211,7 +147,8 @@ def linearise(module: nn.Module, source: Tensor) -> Linearised:
 
 def _parts(module: nn.Module) -> _Parts | None:
     """The parts of a dense layer; None where the module is something else, or may do more than they."""
-    bias: nn.Parameter | None
+    weight: Any
+    bias: Any
     if isinstance(module, Dense):
         whole: tuple[nn.Module, ...] = (module, module.activation)
         activation, weight, bias = module.activation, module.weight, module.bias

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from energynet.terms.dense import Dense
 
@@ -112,11 +113,11 @@ class _Dense(Linearised):
         with torch.no_grad():
             self._value = parts.activation(source)
             weight, bias, scale = parts.weight, parts.bias, parts.scale
-            if bias is None:
-                product = torch.mm(self._value, weight.t())
-                product = product if scale == 1 else product.mul_(scale)
-            else:
-                product = torch.addmm(bias, self._value, weight.t(), alpha=scale)
+            if scale == 1:
+                product = functional.linear(self._value, weight, bias)
+            else:  # in the order of the module's own, so that rounding is the same
+                product = functional.linear(self._value, weight).mul_(scale)
+                product = product if bias is None else product.add_(bias)
             self.prediction = product.add_(source) if parts.residual else product
 
     def pull(
@@ -126,15 +127,13 @@ class _Dense(Linearised):
         found: dict[nn.Parameter, Tensor] = {}
         first: Tensor | None = None
         with torch.no_grad():
+            inner = slope if parts.scale == 1 else slope * parts.scale
             if parameters and parts.weight.requires_grad:
-                product = torch.mm(slope.t(), self._value)
-                found[parts.weight] = product if parts.scale == 1 else product.mul_(parts.scale)
+                found[parts.weight] = torch.mm(inner.t(), self._value)
             if parameters and parts.bias is not None and parts.bias.requires_grad:
                 found[parts.bias] = slope.sum(0)
             if source:
-                product = torch.mm(slope, parts.weight)
-                product = product if parts.scale == 1 else product.mul_(parts.scale)
-                first = parts.slope(product, self._source, self._value)
+                first = parts.slope(torch.mm(inner, parts.weight), self._source, self._value)
                 first = first + slope if parts.residual else first
         return first, found
 

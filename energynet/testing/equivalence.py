@@ -14,6 +14,7 @@ from torch import Tensor
 
 from energynet.cost import TARGET
 from energynet.rules import LearningRule
+from energynet.terms import Prediction
 from energynet.terms.graph import chain_to
 from energynet.testing.gradients import gradient_of
 from energynet.testing.problems import Problem, backprop_problems
@@ -77,7 +78,7 @@ class EquivalenceReport:
     order
         The exponent that was asked for; None where there is no limit.
     rows
-        By parameter.
+        By parameter, counted from the output, so that networks of every depth add up.
     whole
         All parameters as one vector.
     """
@@ -97,10 +98,14 @@ class EquivalenceReport:
         body = [
             [row.name, str(row.examples), f"{row.error:.3g}", f"{row.least:.8g} to {row.most:.8g}"]
             + [f"{row.order:.2f}"] * (self.order is not None)
-            for row in (*self.rows.values(), self.whole)
+            for row in (*sorted(self.rows.values(), key=_place), self.whole)
         ]
         text = f"{self.rule} against {self.reference}, {self.examples} networks"
         return f"{text}\n{table(head, body)}"
+
+
+def _chain(problem: Problem) -> list[Prediction]:
+    return chain_to("check_backprop_equivalence", problem.energy, problem.cost.output)
 
 
 class _Unequal(Exception):  # noqa: N818 - turned into a ConformanceError
@@ -112,7 +117,7 @@ def backprop(rule: LearningRule, problem: Problem) -> dict[str, Tensor]:
     for parameter in rule.parameters():
         parameter.grad = None
     cost: Any = problem.cost
-    chain = chain_to("backprop", problem.energy, cost.output)
+    chain = _chain(problem)
     value = problem.data[chain[0].source]
     for term in chain:
         value = term.module(value)
@@ -135,23 +140,23 @@ def check_backprop_equivalence(
 ) -> EquivalenceReport:
     """Check that a rule leaves the gradient of backprop, on generated networks.
 
-    Depth, widths, activation, direction, residual connections, precision, cost, batch and weights are drawn by
-    Hypothesis; a failure is shrunk to a small network. Every parameter is judged by itself, by the relative
-    error and the norm ratio, because a cosine hides a layer whose gradient has vanished.
+    Depth, widths, activation, direction, residual connections, precision, cost, batch and weights are drawn
+    by Hypothesis; a failure is shrunk to a small network. Every parameter is judged by itself, by its
+    relative error, because a cosine hides a layer whose gradient has vanished.
 
     Parameters
     ----------
     rule
-        A rule's class or a function, from an energy and a cost to the rule:
-        ``check_backprop_equivalence(en.ZIL)``. Where ``order`` is given, from an energy, a cost and a strength.
+        A rule's class or a function, from an energy and a cost to the rule; where ``order`` is given, from an
+        energy, a cost and a strength.
     order
         For a rule that is backprop in the limit of a weak strength: the exponent at which its error has to
         fall. None asks for equality at once.
     strengths
         At which the error is measured, from strong to weak.
     rtol
-        The largest relative error of each parameter. By default 1e-12 in float64 and 1e-5 in float32, which is
-        rounding: in float32 a sum over a few units or samples may cancel one or two digits of its seven.
+        The largest relative error of each parameter. By default 1e-12 in float64 and 1e-5 in float32, which
+        is rounding: a sum over a few units or samples may cancel one or two digits.
     dtype
         Of the networks and the data. Backprop is computed in it as well.
     examples
@@ -233,7 +238,7 @@ def _equal(
     assert report.rtol is not None
     found = {name: _compare(*pair) for name, pair in pairs.items()}
     for name, (error, ratio) in found.items():
-        _spread(report, name).add(error, ratio)
+        _spread(report, problem, rule, name).add(error, ratio)
         if not error <= report.rtol:
             raise _Unequal(_described(problem, name, error, ratio, f"of at most {report.rtol:.3g}"))
     report.examples += 1
@@ -248,15 +253,16 @@ def _limit(
 ) -> None:
     errors: dict[str, list[float]] = {}
     ratios: dict[str, float] = {}
-    for strength in strengths:
-        pairs = _pairs(make(problem.energy, problem.cost, strength), problem, reference)
+    rules = [make(problem.energy, problem.cost, strength) for strength in strengths]
+    for rule in rules:
+        pairs = _pairs(rule, problem, reference)
         for name, pair in pairs.items():
             error, ratios[name] = _compare(*pair)
             errors.setdefault(name, []).append(error)
     assert report.order is not None
     for name, measured in errors.items():
         found = _order(strengths, measured)
-        _spread(report, name).add(measured[-1], ratios[name], found)
+        _spread(report, problem, rules[-1], name).add(measured[-1], ratios[name], found)
         if found < report.order - _SLACK or not measured[-1] < 1:
             shown = ", ".join(f"{e:.3g} at {s:g}" for s, e in zip(strengths, measured, strict=True))
             raise _Unequal(
@@ -265,7 +271,8 @@ def _limit(
                     name,
                     measured[-1],
                     ratios[name],
-                    f"that falls as the power {report.order:g} of the strength; it falls as {found:.2f}: {shown}",
+                    f"that falls as the power {report.order:g} of the strength, but it falls as "
+                    f"{found:.2f}: {shown}",
                 )
             )
     report.examples += 1
@@ -302,8 +309,16 @@ def _compare(found: Tensor, exact: Tensor) -> tuple[float, float]:
     return float((found - exact).norm()) / norm, size / norm
 
 
-def _spread(report: EquivalenceReport, name: str) -> Spread:
-    return report.whole if name == _WHOLE else report.rows.setdefault(name, Spread(name))
+def _spread(report: EquivalenceReport, problem: Problem, rule: LearningRule, name: str) -> Spread:
+    if name == _WHOLE:
+        return report.whole
+    parameter = rule.get_parameter(name)
+    label = name
+    for below, term in enumerate(reversed(_chain(problem))):
+        for own, candidate in term.named_parameters():
+            if candidate is parameter:
+                label = f"{own.removeprefix('module.')}, {below} below the last"
+    return report.rows.setdefault(label, Spread(label))
 
 
 def _described(problem: Problem, name: str, error: float, ratio: float, expected: str) -> str:
@@ -321,6 +336,12 @@ def _described(problem: Problem, name: str, error: float, ratio: float, expected
             f"hint:      {hint}",
         ]
     )
+
+
+def _place(row: Spread) -> tuple[int, str]:
+    """Rows from the output down."""
+    digits = "".join(c for c in row.name.rpartition(",")[2] if c.isdigit())
+    return int(digits or 0), row.name
 
 
 def _name(function: Any) -> str:

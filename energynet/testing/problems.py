@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from energynet.cost import TARGET, Cost, CrossEntropy, SquaredError
 from energynet.energy import Energy
@@ -130,18 +130,15 @@ def backprop_problems(
     kind = draw(st.sampled_from(list(costs)))
     output = "y" if model.first == "x" else "x"
     units = model.variables[output].shape[0]
+    order = list(model.variables) if model.first == "x" else list(model.variables)[::-1]
+    sizes = "-".join(str(model.variables[name].shape[0]) for name in order)
     given = torch.randn(size, *model.variables[model.first].shape, generator=generator, dtype=torch.float64)
     target = torch.randn(size, units, generator=generator, dtype=torch.float64)
     if kind == "entropy":
         target = target.softmax(1)
-    shapes = [model.variables[model.first].shape[0], *(t.module.weight.shape[0] for t in _terms(model))]
     name = (
-        f"{model.direction}, layers of {'-'.join(map(str, shapes))}, {model.activation}, {kind}, "
+        f"{model.direction}, layers of {sizes}, {model.activation}, {kind}, "
         f"batch {size}, {str(dtype).removeprefix('torch.')}"
     )
     data = {model.first: given.to(dtype), TARGET: target.to(dtype)}
     return Problem(model, COSTS[kind](output), data, name)
-
-
-def _terms(model: PredictiveCoding) -> list[nn.Module]:
-    return list(model.predictions.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
@@ -20,7 +20,16 @@ from energynet.testing.gradients import gradient_of
 from energynet.testing.problems import Problem, backprop_problems
 from energynet.testing.report import ConformanceError, table
 
-Reference = Callable[[LearningRule, Problem], Mapping[str, Tensor]]
+
+class Reference(Protocol):
+    """A function from a rule and a problem to a gradient by name of the rule's parameters."""
+
+    __name__: str
+
+    def __call__(self, rule: LearningRule, problem: Problem) -> Mapping[str, Tensor]:
+        """The gradient that the rule should leave."""
+        ...
+
 
 _LAW = "rule_is_backprop"
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -54,13 +63,17 @@ class Spread:
     most: float = 0.0
     order: float = math.nan
 
-    def add(self, error: float, ratio: float, order: float = math.nan) -> None:
+    def add(self, error: float, ratio: float, order: float) -> None:
         """Note one example."""
-        self.examples += 1
-        self.error = max(self.error, error)
-        self.least, self.most = min(self.least, ratio), max(self.most, ratio)
-        if not math.isnan(order):
-            self.order = order if math.isnan(self.order) else min(self.order, order)
+        self.merge(Spread(self.name, 1, error, ratio, ratio, order))
+
+    def merge(self, other: Spread) -> None:
+        """Note the examples of another."""
+        self.examples += other.examples
+        self.error = max(self.error, other.error)
+        self.least, self.most = min(self.least, other.least), max(self.most, other.most)
+        if not math.isnan(other.order):
+            self.order = other.order if math.isnan(self.order) else min(self.order, other.order)
 
 
 @dataclass
@@ -91,6 +104,13 @@ class EquivalenceReport:
     rows: dict[str, Spread] = field(default_factory=dict)
     whole: Spread = field(default_factory=lambda: Spread("(whole)"))
 
+    def add(self, other: EquivalenceReport) -> None:
+        """Note other networks."""
+        self.examples += other.examples
+        for name, row in other.rows.items():
+            self.rows.setdefault(name, Spread(name)).merge(row)
+        self.whole.merge(other.whole)
+
     def __str__(self) -> str:
         head = ["parameter", "networks", "relative error", "norm ratio"] + ["order"] * (
             self.order is not None
@@ -109,7 +129,11 @@ def _chain(problem: Problem) -> list[Prediction]:
 
 
 class _Unequal(Exception):  # noqa: N818 - turned into a ConformanceError
-    """A gradient that is too far from backprop's."""
+    """A gradient that is too far from backprop's, and the report of the one network."""
+
+    def __init__(self, text: str, report: EquivalenceReport) -> None:
+        super().__init__(text)
+        self.report = report
 
 
 def backprop(rule: LearningRule, problem: Problem) -> dict[str, Tensor]:
@@ -188,20 +212,23 @@ def check_backprop_equivalence(
     count = (50 if order is None else 5) if examples is None else examples
     if problems is None:
         problems = backprop_problems(dtype=dtype) if order is None else _gentle(dtype)
-    report = EquivalenceReport(_name(rule), _name(reference), rtol, order)
+    report = EquivalenceReport("", reference.__name__, rtol, order)
 
     def examine(problem: Problem) -> None:
-        if order is None:
-            _equal(rule, problem, reference, report)
-        else:
-            _limit(rule, problem, reference, report, strengths)
+        one = EquivalenceReport("", reference.__name__, rtol, order, 1)
+        rules = [rule(problem.energy, problem.cost, s) for s in strengths if order is not None]
+        rules = rules or [rule(problem.energy, problem.cost)]
+        one.rule = report.rule = type(rules[0]).__name__
+        _measure(rules, problem, reference, one, strengths)
+        report.add(one)
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         try:
             _run(examine, problems, count)
         except _Unequal as error:
-            text = f"the gradient of {report.rule} is not that of {report.reference}\n{error}\n{report}"
-            raise ConformanceError(text, law=_LAW, report=report) from None
+            found = error.report
+            text = f"the gradient of {found.rule} is not that of {found.reference}\n{error}\n{found}"
+            raise ConformanceError(text, law=_LAW, report=found) from None
     return report
 
 
@@ -230,52 +257,43 @@ def _run(examine: Callable[[Problem], None], problems: SearchStrategy[Problem], 
     each()
 
 
-def _equal(
-    make: Callable[..., LearningRule], problem: Problem, reference: Reference, report: EquivalenceReport
-) -> None:
-    rule = make(problem.energy, problem.cost)
-    pairs = _pairs(rule, problem, reference)
-    assert report.rtol is not None
-    found = {name: _compare(*pair) for name, pair in pairs.items()}
-    for name, (error, ratio) in found.items():
-        _spread(report, problem, rule, name).add(error, ratio)
-        if not error <= report.rtol:
-            raise _Unequal(_described(problem, name, error, ratio, f"of at most {report.rtol:.3g}"))
-    report.examples += 1
-
-
-def _limit(
-    make: Callable[..., LearningRule],
+def _measure(
+    rules: Sequence[LearningRule],
     problem: Problem,
     reference: Reference,
     report: EquivalenceReport,
     strengths: Sequence[float],
 ) -> None:
+    """Compare one rule, or one for each strength, on one network; the last is what is reported."""
     errors: dict[str, list[float]] = {}
     ratios: dict[str, float] = {}
-    rules = [make(problem.energy, problem.cost, strength) for strength in strengths]
     for rule in rules:
-        pairs = _pairs(rule, problem, reference)
-        for name, pair in pairs.items():
+        for name, pair in _pairs(rule, problem, reference).items():
             error, ratios[name] = _compare(*pair)
             errors.setdefault(name, []).append(error)
-    assert report.order is not None
+    failure: tuple[str, str] | None = None
     for name, measured in errors.items():
-        found = _order(strengths, measured)
-        _spread(report, problem, rules[-1], name).add(measured[-1], ratios[name], found)
-        if found < report.order - _SLACK or not measured[-1] < 1:
-            shown = ", ".join(f"{e:.3g} at {s:g}" for s, e in zip(strengths, measured, strict=True))
-            raise _Unequal(
-                _described(
-                    problem,
-                    name,
-                    measured[-1],
-                    ratios[name],
-                    f"that falls as the power {report.order:g} of the strength, but it falls as "
-                    f"{found:.2f}: {shown}",
-                )
-            )
-    report.examples += 1
+        fall = math.nan if report.order is None else _order(strengths, measured)
+        _spread(report, problem, rules[-1], name).add(measured[-1], ratios[name], fall)
+        wrong = _wrong(report, strengths, measured, fall)
+        if wrong and failure is None:
+            failure = name, wrong
+    if failure is not None:
+        name, wrong = failure
+        raise _Unequal(_described(problem, name, errors[name][-1], ratios[name], wrong), report)
+
+
+def _wrong(
+    report: EquivalenceReport, strengths: Sequence[float], errors: Sequence[float], fall: float
+) -> str | None:
+    """What is expected of the error of a parameter where it is not so."""
+    if report.order is None:
+        assert report.rtol is not None
+        return None if errors[-1] <= report.rtol else f"of at most {report.rtol:.3g}"
+    if not fall < report.order - _SLACK and errors[-1] < 1:
+        return None
+    shown = ", ".join(f"{e:.3g} at {s:g}" for s, e in zip(strengths, errors, strict=True))
+    return f"that falls as the power {report.order:g} of the strength, but it falls as {fall:.2f}: {shown}"
 
 
 def _order(strengths: Sequence[float], errors: Sequence[float]) -> float:
@@ -342,7 +360,3 @@ def _place(row: Spread) -> tuple[int, str]:
     """Rows from the output down."""
     digits = "".join(c for c in row.name.rpartition(",")[2] if c.isdigit())
     return int(digits or 0), row.name
-
-
-def _name(function: Any) -> str:
-    return getattr(function, "__name__", type(function).__name__)

@@ -28,7 +28,7 @@ class ByHand(LearningRule):
         ``"zil"`` or ``"fixed"``.
     fault
         ``"none"``; ``"transposed"`` (a square weight), ``"derivative"`` (it is forgotten), ``"bracket"`` (z +
-        (-e + f') * (W' e)), ``"steps"`` (one too few, and for Z-IL every layer a step early).
+        (-e + f') * (W' e)), ``"steps"`` (one too few; for Z-IL all are read a step early).
     """
 
     def __init__(self, energy: en.Energy, cost: en.Cost, schedule: str, fault: str = "none") -> None:
@@ -56,14 +56,16 @@ class ByHand(LearningRule):
         frozen = list(z)
         errors = [torch.zeros_like(v) for v in z]
         gradient: dict[nn.Parameter, Tensor] = {}
-        early = self.fault == "steps"
+        early = self.fault == "steps" and last > 1
         for step in range(last):
             predictions = frozen if self.schedule == "fixed" else self._predictions(layers, kinds, z)
             errors = [v - p for v, p in zip(z, predictions, strict=True)]
             errors[last] = -self._slope(predictions[last], data["target"])
-            level = last - 1 - step
-            read = range(last) if self.schedule == "fixed" else [max(level - early, 0)]
-            for k in read if self.schedule == "zil" or step == last - 1 - early else []:
+            if self.schedule == "fixed":
+                read = list(range(last)) if step == last - 1 - early else []
+            else:
+                read = [k for k in range(last) if step == max(last - 1 - k - early, 0)]
+            for k in read:
                 sources = frozen if self.schedule == "fixed" else z
                 value = F[kinds[k]][0](sources[k])
                 gradient[layers[k].weight] = -layers[k].scale * errors[k + 1].T @ value / len(value)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import energynet as en
 from energynet.models import PredictiveCoding
-from helpers.predictive import F, Chain, network, supervised
+from helpers.predictive import Chain, F, network, supervised
 
 TIGHT = en.Stationary(atol=1e-12)
 F64 = torch.float64
@@ -106,8 +106,9 @@ def test_linear_fixed_point_and_energy_are_the_closed_forms(name: str) -> None:
     assert torch.allclose(chain.join(solution.state), expected, atol=1e-9)
     # Innocenti et al. 2024, theorem 1: 1/2 r' S^-1 r, with S the covariance of what the errors add up to
     residual = data["target"] - start[chain.names[-1]]
-    S, product = torch.zeros_like(torch.eye(residual.shape[1], dtype=F64)), torch.eye(
-        residual.shape[1], dtype=F64
+    S, product = (
+        torch.zeros_like(torch.eye(residual.shape[1], dtype=F64)),
+        torch.eye(residual.shape[1], dtype=F64),
     )
     for W, precision in zip(reversed(chain.weights), reversed(chain.precisions), strict=True):
         S = S + product @ precision.reciprocal().diag() @ product.T
@@ -233,7 +234,10 @@ def test_laws(model: Any, check: Any) -> None:
         (lambda: PredictiveCoding([3, 4, 5, 2], residual=True), "one width, got \\(4, 5\\)"),
         (lambda: PredictiveCoding([3, 4, 2], precision=[1.0]), "each of 2 predictions, got 1"),
         (lambda: PredictiveCoding([3, 4, 2], precision=0.0), "'x', 'h1'.*positive and finite, got 0.0"),
-        (lambda: PredictiveCoding([3, 4, 2], precision=torch.ones(4)), "'h1', 'y'.*shape \\(2,\\), got \\(4,\\)"),
+        (
+            lambda: PredictiveCoding([3, 4, 2], precision=torch.ones(4)),
+            "'h1', 'y'.*shape \\(2,\\), got \\(4,\\)",
+        ),
         (lambda: PredictiveCoding([3, 2]).feedforward(torch.zeros(2, 4)), "'x': expected shape"),
     ],
 )

@@ -48,7 +48,11 @@ def test_exact_against_the_network_of_the_model(kind: str, direction: str) -> No
     data = {**supervised(model), "target": torch.tensor([0, 2, 1, 1, 0])}
     rule = EXACT[kind](model, cost)
     assert difference(gradient(rule, **data), autograd(model, cost, data)) < 1e-14
-    expected = float(cost.energy(**{cost.output: model.network()(data[model.first]), "target": data["target"]}).detach().mean())
+    expected = float(
+        cost.energy(**{cost.output: model.network()(data[model.first]), "target": data["target"]})
+        .detach()
+        .mean()
+    )
     assert float(rule(**data).detach()) == pytest.approx(expected, rel=1e-14)
     with torch.no_grad():
         assert float(rule(**data)) == pytest.approx(expected, rel=1e-14)
@@ -258,6 +262,16 @@ def test_bad_arguments(make: Any, words: str) -> None:
         make(model, supervised(model))
 
 
+@pytest.mark.parametrize("kind", EXACT)
+def test_exact_rules_are_the_implicit_gradient_and_survive_a_copy(kind: str) -> None:
+    model = network(4, 5, 3)
+    rule = EXACT[kind](model, COST)
+    report = en.testing.check_gradient(rule, rtol=1e-9, **supervised(model))
+    assert report.reference == "ImplicitDifferentiation"
+    narrow = en.testing.check_gradient(rule, rtol=1e-5, dtype=torch.float32, **supervised(model))
+    assert narrow.whole.error > 0
+
+
 # -- maximum a posteriori
 
 
@@ -309,7 +323,9 @@ def test_map_is_the_rule_of_sparse_coding_and_takes_a_cost() -> None:
     a, x = en.Real(5, link=en.SoftThreshold(0.1)), en.Real(4)
     energy = (en.terms.Reconstruction("a", "x", a=a, x=x) + en.terms.Sparsity(0.1, a=a)).double()
     value = torch.randn(6, 4, dtype=F64)
-    rule = en.MaximumAPosteriori(energy, solver=en.Euler(0.1), max_steps=5000, until=en.Stationary(atol=1e-10))
+    rule = en.MaximumAPosteriori(
+        energy, solver=en.Euler(0.1), max_steps=5000, until=en.Stationary(atol=1e-10)
+    )
     (phase,) = rule.phases(x=value)
     code = phase.solution.state["a"]
     assert 0 < int((code == 0).sum()) < code.numel()
@@ -327,7 +343,9 @@ def test_map_is_the_rule_of_sparse_coding_and_takes_a_cost() -> None:
     assert float((y - data["target"]).abs().max()) > 0.01
     expected = gradient(twin, x=data["x"], y=y)
     found = gradient(costly, **data)
-    assert difference({n: found[n.replace("energy.", "energy.energies.0.")] for n in expected}, expected) < 1e-8
+    assert (
+        difference({n: found[n.replace("energy.", "energy.energies.0.")] for n in expected}, expected) < 1e-8
+    )
 
 
 class Encoder(nn.Module):
@@ -353,7 +371,7 @@ def test_amortised_inference_starts_there_and_learns_where_it_ended() -> None:
     found = gradient(rule, **data)
     assert torch.allclose(found["start.up.weight"], slopes[0], rtol=1e-12)
     assert torch.allclose(found["start.up.bias"], slopes[1], rtol=1e-12)
-    plain = gradient(en.MaximumAPosteriori(model, start=lambda **d: encoder(**d), max_steps=3), **data)
+    plain = gradient(en.MaximumAPosteriori(model, start=encoder.forward, max_steps=3), **data)
     assert difference({n: found[n] for n in plain}, plain) == 0
 
 

@@ -13,11 +13,15 @@ from energynet.flow import Flow, GradientFlow, MirrorFlow, Partial
 from energynet.lifted import LiftedFlow
 from energynet.link import Link, Sigmoid, SoftThreshold, Tanh
 from energynet.rules import (
+    ZIL,
     Backprop,
     ContrastiveHebbian,
     EquilibriumPropagation,
+    FixedPrediction,
     ImplicitDifferentiation,
+    IncrementalPC,
     LearningRule,
+    MaximumAPosteriori,
     Phase,
     Unrolled,
 )
@@ -37,16 +41,18 @@ from energynet.solution import Solution
 from energynet.solvers import (
     ADMM,
     FIRE,
+    LBFGS,
     Adaptive,
+    Anderson,
     BlockDescent,
     Euler,
     Heun,
     Momentum,
+    NewtonKrylov,
     Proximal,
     RungeKutta4,
     Solver,
 )
-from energynet.solvers import LBFGS, Anderson, BlockDescent, Euler, Heun, NewtonKrylov, RungeKutta4, Solver
 from energynet.state import State
 from energynet.stopping import Never, Stationary, Status, Until
 from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Variable
@@ -56,12 +62,13 @@ __version__ = "0.1.0"
 __all__ = [
     "ADMM",
     "FIRE",
+    "LBFGS",
     "MALA",
+    "ZIL",
     "Adaptive",
+    "Anderson",
     "Annealed",
     "AnnealedImportanceSampling",
-    "LBFGS",
-    "Anderson",
     "Backprop",
     "Bit",
     "BlockDescent",
@@ -73,6 +80,7 @@ __all__ = [
     "Energy",
     "EquilibriumPropagation",
     "Euler",
+    "FixedPrediction",
     "Flow",
     "Gibbs",
     "Glauber",
@@ -80,11 +88,13 @@ __all__ = [
     "HamiltonianMonteCarlo",
     "Heun",
     "ImplicitDifferentiation",
+    "IncrementalPC",
     "Interval",
     "Langevin",
     "LearningRule",
     "LiftedFlow",
     "Link",
+    "MaximumAPosteriori",
     "MirrorFlow",
     "Momentum",
     "Never",

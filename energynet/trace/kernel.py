@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from energynet.trace.capture import Traced
-from energynet.trace.graph import Combination, Dim, Kind, Node, substitute
+from energynet.trace.graph import Combination, Dim, Kind, Node, nodes_in, substitute
 
 aten = torch.ops.aten
 
@@ -161,6 +161,7 @@ class Kernel:
         self._inputs = dict(zip(free, arguments, strict=True))
         self._batch = next((f"s{i}" for i, n in enumerate(free) if traced.inputs[n].batched), None)
         nodes = [traced.builder.node(traced.outputs[name]) for name in outputs]
+        self._shared = _shared_products(nodes)
         results = [self._lower(node) for node in nodes]
         body = "".join(f"    {line}\n" for line in self._lines)
         head = ", ".join([*arguments, *(f"c{i}" for i in range(len(self.constants)))])
@@ -284,7 +285,8 @@ class Kernel:
         for coefficient, term in sorted(moving, key=lambda t: _is_product(t[1])):
             alpha = "" if coefficient == 1 else f", alpha={coefficient!r}"
             fits = term.shape == node.shape  # a fused multiply-add broadcasts only what is added
-            if total and _is_product(term) and fits and term not in self._names:
+            fused = _is_product(term) and fits and term not in self._shared
+            if total and fused and term not in self._names:
                 self._count(term)
                 first, second = (self._lower(argument) for argument in term.args)
                 total = self._assign(f"torch.addmm({total}, {first}, {second}{alpha})")
@@ -301,6 +303,25 @@ class Kernel:
             size = self._lower([batch if n is Dim.BATCH else n for n in node.shape])
             total = self._assign(f"{total}.expand({size})")
         return total
+
+
+def _shared_products(outputs: Sequence[Node]) -> set[Node]:
+    """Products that several nodes read: computed once, and not fused into each of the sums they are in."""
+    seen: set[Node] = set()
+    read: set[Node] = set()
+    shared: set[Node] = set()
+    stack = list(outputs)
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        for inner in {*nodes_in(node.args), *nodes_in(node.kwargs)}:
+            if _is_product(inner) and inner in read:
+                shared.add(inner)
+            read.add(inner)
+            stack.append(inner)
+    return shared
 
 
 class BoundKernel:

@@ -71,7 +71,7 @@ class Adaptive(Solver):
         for name, value in (("rtol", rtol), ("atol", atol)):
             if value is not None and not (isinstance(value, (int, float)) and 0 <= value < torch.inf):
                 raise ValueError(f"Adaptive: {name} must be a number from 0 up, got {value!r}")
-        if (rtol is not None or atol is not None) and not (rtol or atol):
+        if rtol == 0 and not atol:
             raise ValueError("Adaptive: rtol and atol are both zero; give one of them a positive number")
         if time is not None:
             positive(self, time=time)

@@ -49,7 +49,7 @@ def test_mirror_flow_of_networks_agrees_with_scipy(activation: str, coupling: fl
     found = en.settle(model, clamp={"x": x}, solver=solver, throw=True)
     written = Written(model, x)
     for sample, values in enumerate(written.join(found.state)):
-        velocity = lambda t, u, sample=sample: written.velocity(sample, u)  # noqa: ARG005, E731
+        velocity = lambda t, u, sample=sample: written.velocity(sample, u)  # noqa: E731
         theirs = solve_ivp(velocity, (0, time), np.zeros(15), method="DOP853", rtol=1e-12, atol=1e-13)
         assert values == pytest.approx(written.link(theirs.y[:, -1]), abs=1e-8)
     assert found.statistics["time"].tolist() == [time, time]
@@ -65,7 +65,7 @@ def test_gradient_flow_of_networks_agrees_with_scipy() -> None:
     solver = en.Adaptive(rtol=1e-10, atol=1e-11, time=time)
     found = en.settle(model, clamp={"x": x}, solver=solver, throw=True)
 
-    def velocity(t: float, z: np.ndarray, drive: np.ndarray) -> np.ndarray:  # noqa: ARG001
+    def velocity(t: float, z: np.ndarray, drive: np.ndarray) -> np.ndarray:
         h, y = z[:6], z[6:]
         onto = drive + second[0].T @ np.tanh(y)
         up = second[0] @ np.tanh(h) + second[1]
@@ -95,7 +95,9 @@ def test_the_last_step_ends_at_the_time_exactly_and_the_sample_stays(dtype: torc
         assert torch.equal(value, longer.statistics[name])
     k = clamp["k"][:, 0].double()
     exact = torch.where(k > 0, -torch.expm1(-0.7 * k) / k.clamp(min=1.0), 0.7)
-    assert found.state["s"][:, 0].double() == pytest.approx(exact.tolist(), abs=3e-6 if dtype == F64 else 3e-4)
+    assert found.state["s"][:, 0].double() == pytest.approx(
+        exact.tolist(), abs=3e-6 if dtype == F64 else 3e-4
+    )
 
 
 def test_a_sample_that_does_not_reach_the_time_has_run_out_of_steps() -> None:
@@ -135,9 +137,7 @@ def test_it_is_stable_at_the_stiff_stationary_end_whatever_the_tolerance(activat
 
 def test_steps_at_the_stationary_end_are_as_long_as_is_stable() -> None:
     """-1 of curvature l leaves |R(-l dt)| of the way to go; at 3 over l that is 0.57."""
-    found = en.settle(
-        spring(), clamp=springs(50.0), solver=en.Adaptive(), max_steps=200, until=en.Never()
-    )
+    found = en.settle(spring(), clamp=springs(50.0), solver=en.Adaptive(), max_steps=200, until=en.Never())
     steps, time = (float(found.statistics[name]) for name in ("accepted", "time"))
     assert 0.8 * 3 / 50 < time / steps < 3.31 / 50
 
@@ -161,7 +161,9 @@ def test_the_end_of_a_box_is_met_within_the_tolerance() -> None:
     """s1' = c - (s1 - s2) up to its end b, s2' = s1 - s2: in closed form before and after."""
     c, b, time = 1.0, 0.6, 2.0
     model = Functional(
-        lambda e, p, q: (0.5 * (p - q).square() - c * p).sum(1), p=en.Interval(1, low=-9.0, high=b), q=en.Real(1)
+        lambda e, p, q: (0.5 * (p - q).square() - c * p).sum(1),
+        p=en.Interval(1, low=-9.0, high=b),
+        q=en.Real(1),
     ).double()
 
     def gap(t: float) -> float:

@@ -60,9 +60,7 @@ class Problem:
         self.energy, self.start, self.exact, self.time = energy, start, exact, time
 
     def wrong(self, found: en.Solution) -> float:
-        return max(
-            float(np.abs(found.state[n].numpy() - v).max()) for n, v in self.exact(self.time).items()
-        )
+        return max(float(np.abs(found.state[n].numpy() - v).max()) for n, v in self.exact(self.time).items())
 
     def flow(self) -> en.Flow:
         return en.Euler(1.0).flow(self.energy, state=self.start)
@@ -194,9 +192,11 @@ def test_adaptive_takes_about_the_steps_of_scipy_with_the_same_pair(name: str) -
     for sample in range(2):
         one = flow.take(torch.tensor([sample]))
 
-        def velocity(time: float, z: np.ndarray, one: Any = one) -> np.ndarray:  # noqa: ARG001
+        def velocity(time: float, z: np.ndarray, one: Any = one) -> np.ndarray:
             pieces = torch.tensor(z).unsqueeze(0).split(sizes, 1)
-            return torch.cat(list(one.velocity(dict(zip(one.names, pieces, strict=True))).values()), 1)[0].numpy()
+            return torch.cat(list(one.velocity(dict(zip(one.names, pieces, strict=True))).values()), 1)[
+                0
+            ].numpy()
 
         start = torch.cat(list(one.start.values()), 1)[0].numpy()
         theirs = solve_ivp(velocity, (0, problem.time), start, rtol=1e-8, atol=1e-8)

@@ -43,7 +43,7 @@ def values(seed: int = 1) -> dict[str, Tensor]:
 CASES = [(kink, link, eager) for kink in (False, True) for link in (False, True) for eager in (False, True)]
 
 
-@pytest.fixture(params=CASES, ids=str)
+@pytest.fixture(params=CASES, ids=str, scope="module")  # so that what is traced once serves every test
 def case(request: pytest.FixtureRequest) -> tuple[en.Energy, en.flow.EnergyFlow, Forces]:
     kink, link, eager = request.param
     energy, smooth = model(kink, link)

@@ -42,7 +42,7 @@ def start() -> dict[str, Tensor]:
 MASK = torch.tensor([[True, False, False], [False, False, False], [True, True, False]])
 
 
-@pytest.fixture(params=["free", "held"])
+@pytest.fixture(params=["free", "held"], scope="module")
 def flow(request: pytest.FixtureRequest) -> en.LiftedFlow:
     clamp = {"b": en.Partial(start()["b"], MASK)} if request.param == "held" else {}
     return en.LiftedFlow(energy(), clamp, start())

@@ -96,6 +96,7 @@ def test_what_pushes_against_an_end_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("tau", [1.0, 4.0])
+@torch.no_grad()
 def test_the_residual_vanishes_at_a_code_where_the_force_does_not(tau: float) -> None:
     """The code is scikit-learn's. A unit at zero has a force, but zero is a subgradient."""
     weight, x = draw(3, 8, 5)

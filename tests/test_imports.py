@@ -20,7 +20,7 @@ LAYERS = [
     {"terms", "cost"},
     {"dynamics", "forces", "flow", "lifted", "stopping"},
     {"solvers", "samplers"},
-    {"recording", "running", "solution", "recorded", "compiled", "settle"},
+    {"recording", "running", "solution", "lifting", "recorded", "compiled", "settle"},
     {"rules", "models"},
     {"testing", "data", "plot", "track", "provenance"},
     {"training"},

@@ -3,26 +3,56 @@
 from importlib import import_module as _import_module
 from typing import Any as _Any
 
-from energynet import models, terms
+from energynet import exact, models, samplers, terms
+from energynet.annealing import AnnealedImportanceSampling, PartitionEstimate, Tractable
 from energynet.cost import Cost, CrossEntropy, SquaredError
+from energynet.discrete import DiscreteFlow
 from energynet.energy import Energy, ProximalTerm, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
 from energynet.flow import Flow, GradientFlow, MirrorFlow, Partial
 from energynet.lifted import LiftedFlow
 from energynet.link import Link, Sigmoid, SoftThreshold, Tanh
 from energynet.rules import (
+    ZIL,
     Backprop,
     ContrastiveHebbian,
     EquilibriumPropagation,
+    FixedPrediction,
     ImplicitDifferentiation,
+    IncrementalPC,
     LearningRule,
+    MaximumAPosteriori,
     Phase,
     Unrolled,
 )
-from energynet.samplers import MALA, HamiltonianMonteCarlo, Langevin, Sampler, Underdamped
+from energynet.samplers import (
+    MALA,
+    Annealed,
+    Gibbs,
+    Glauber,
+    HamiltonianMonteCarlo,
+    Langevin,
+    ParallelTempering,
+    Sampler,
+    Underdamped,
+)
 from energynet.settle import settle
 from energynet.solution import Solution
-from energynet.solvers import ADMM, BlockDescent, Euler, Heun, Proximal, RungeKutta4, Solver
+from energynet.solvers import (
+    ADMM,
+    FIRE,
+    LBFGS,
+    Adaptive,
+    Anderson,
+    BlockDescent,
+    Euler,
+    Heun,
+    Momentum,
+    NewtonKrylov,
+    Proximal,
+    RungeKutta4,
+    Solver,
+)
 from energynet.state import State
 from energynet.stopping import Never, Stationary, Status, Until
 from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Variable
@@ -30,32 +60,49 @@ from energynet.variable import Bit, Interval, NonNegative, Real, Spin, Unit, Var
 __version__ = "0.1.0"
 
 __all__ = [
-    "MALA",
     "ADMM",
+    "FIRE",
+    "LBFGS",
+    "MALA",
+    "ZIL",
+    "Adaptive",
+    "Anderson",
+    "Annealed",
+    "AnnealedImportanceSampling",
     "Backprop",
     "Bit",
     "BlockDescent",
     "ContrastiveHebbian",
     "Cost",
     "CrossEntropy",
+    "DiscreteFlow",
     "EagerFallback",
     "Energy",
     "EquilibriumPropagation",
     "Euler",
+    "FixedPrediction",
     "Flow",
+    "Gibbs",
+    "Glauber",
     "GradientFlow",
     "HamiltonianMonteCarlo",
     "Heun",
     "ImplicitDifferentiation",
+    "IncrementalPC",
     "Interval",
     "Langevin",
     "LearningRule",
     "LiftedFlow",
     "Link",
+    "MaximumAPosteriori",
     "MirrorFlow",
+    "Momentum",
     "Never",
+    "NewtonKrylov",
     "NonNegative",
+    "ParallelTempering",
     "Partial",
+    "PartitionEstimate",
     "Phase",
     "Proximal",
     "ProximalTerm",
@@ -76,13 +123,16 @@ __all__ = [
     "Sum",
     "Tanh",
     "TraceError",
+    "Tractable",
     "Underdamped",
     "Unit",
     "Unrolled",
     "Until",
     "Variable",
     "__version__",
+    "exact",
     "models",
+    "samplers",
     "settle",
     "terms",
 ]

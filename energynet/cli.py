@@ -10,8 +10,8 @@ import torch
 
 import energynet
 from energynet.data import DataError, load
-from energynet.data.optional import require
 from energynet.errors import SettlingError, StateError
+from energynet.optional import require
 from energynet.track import Run, RunError
 from energynet.training import (
     Config,

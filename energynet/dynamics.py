@@ -14,6 +14,7 @@ from energynet.derivation import forces
 from energynet.energy import Energy
 from energynet.errors import TraceError
 from energynet.link import Link
+from energynet.quadratic import Quadratic, quadratic
 from energynet.state import State
 from energynet.trace import Combination, Environment, Kernel, Program, Traced, affine, curvature, dependence
 
@@ -69,16 +70,15 @@ class Dynamics:
         self.force = self.kernel([f"force {name}" for name in free])
         self.energy = self.kernel(["energy"])
         self._block: dict[int, Kernel] = {}
-        self.compiled: dict[
-            Hashable, Any
-        ] = {}  # what has been compiled from these kernels, by a key of others
+        self._quadratic: dict[tuple[str, ...], Quadratic | None] = {}
+        self.compiled: dict[Hashable, Any] = {}  # made from these kernels elsewhere, by a key of theirs
 
     def kernel(self, outputs: Sequence[str], zero: Sequence[str] = ()) -> Kernel:
         """Code for some of what `energynet.derivation.forces` lists, from the point."""
         return self._program.kernel(self._key, self._function, outputs, self.free, zero)
 
     @cached_property
-    def quadratic(self) -> bool:
+    def affine(self) -> bool:
         """Whether the trace shows that the smooth force is affine in the point."""
         traced = self._program.traced(self._key, self._function)
         return affine(traced, [f"smooth force {name}" for name in self.free], self.free)
@@ -115,6 +115,12 @@ class Dynamics:
         inputs = (*free, *names.values())
         return self._program.kernel((*self._key, "product", kind), product, outputs, inputs, more=more)
 
+    def quadratic(self, names: tuple[str, ...]) -> Quadratic | None:
+        """What is known of some variables together, if the energy is quadratic in them; else None."""
+        if names not in self._quadratic:
+            self._quadratic[names] = quadratic(self._program, self._key, self._function, names)
+        return self._quadratic[names]
+
     def block(self, number: int) -> Kernel:
         """The fields of the exact variables, the forces on the others."""
         if number not in self._block:
@@ -150,11 +156,17 @@ class Dynamics:
         return True
 
     @cached_property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The colours of the graph of couplings: variables that do not read each other."""
+        traced = self._program.traced(self._key, self._function)
+        return tuple(tuple(group) for group in _colour(traced, self.free))
+
+    @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """The colours of the graph of couplings, each with its variables by kind."""
+        """The groups, each with its variables by kind."""
         traced = self._program.traced(self._key, self._function)
         blocks = []
-        for group in _colour(traced, self.free):
+        for group in self.groups:
             kinds: dict[str, list[str]] = {"exact": [], "separable": [], "coupled": []}
             for name in group:
                 output = f"force {name}"

@@ -16,7 +16,7 @@ from energynet.errors import StateError, TraceError
 from energynet.link import Link
 from energynet.programs import note_fallback, program_of, signature
 from energynet.state import State, check_state, merged
-from energynet.trace import Environment, parameters_of
+from energynet.trace import Environment, parameters_of, versions
 from energynet.variable import Variable
 
 if TYPE_CHECKING:
@@ -366,10 +366,10 @@ class Conditioned(Energy):
                 self._environment = Environment(self._own, batch, parent)
         else:
             tensors = parameters_of(self.base)
-            versions = _versions(tensors)
-            if made is None or made.batch != batch or self._versions != versions:
+            now = versions(tensors)
+            if made is None or made.batch != batch or self._versions != now:
                 self._environment = Environment({**tensors, **self.clamp}, batch)
-                self._versions = versions
+                self._versions = now
         assert self._environment is not None
         return self._environment
 
@@ -386,7 +386,7 @@ class Conditioned(Energy):
         """Raise if a parameter has changed since the environment was made."""
         if self._parent is not None:
             self._parent.check_unchanged()
-        elif self._environment is not None and self._versions != _versions(parameters_of(self.base)):
+        elif self._environment is not None and self._versions != versions(parameters_of(self.base)):
             raise RuntimeError(
                 "the parameters have changed since settling, so the energy and the residual of this solution "
                 "are gone; read them before the optimiser's step"
@@ -394,7 +394,3 @@ class Conditioned(Energy):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_environment": None}
-
-
-def _versions(tensors: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
-    return tuple((t.data_ptr(), t._version) for t in tensors.values() if not t.is_inference())

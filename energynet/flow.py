@@ -140,12 +140,12 @@ class EnergyFlow(Flow):
         generator: torch.Generator | None = None,
         differentiable: bool = False,
     ) -> None:
-        whole, held = _split(energy, clamp or {})
+        whole, held = split(energy, clamp or {})
         self.conditioned = energy.condition(**whole)
         self.names = tuple(self.conditioned.variables)
-        self.variables: dict[str, Continuous] = {}
-        for name, variable in self.conditioned.variables.items():
-            self.variables[name] = self._continuous(name, variable)
+        self.variables = dict(self.conditioned.variables)
+        for name, variable in self.variables.items():
+            self._admit(name, variable)
         if not self.names:
             raise SettlingError(
                 f"every variable of {energy} is clamped, so there is nothing to settle; leave one free"
@@ -161,14 +161,16 @@ class EnergyFlow(Flow):
         self.start = self._start(given, held, generator)
         self.batch = len(next(iter(self.start.values())))
         self.forces = self._forces(differentiable)
+        self._repeated: tuple[Forces, int, EnergyFlow] | None = None
 
-    def _continuous(self, name: str, variable: Variable) -> Continuous:
+    def _admit(self, name: str, variable: Variable) -> None:
+        """Raise `SettlingError` if this flow cannot move a variable."""
         if not isinstance(variable, Continuous):
             raise SettlingError(
-                f"{type(self).__name__} cannot move {name!r}, which is {variable!r}: a discrete variable has "
-                "no direction to move in; clamp it, or use a sampler that flips it, Gibbs() or Glauber()"
+                f"{type(self).__name__} cannot move {name!r}, which is {variable!r}: with two values it has "
+                "no direction to move in; clamp it, or, where all free variables are discrete, use a sampler "
+                "for them: Gibbs() or Glauber()"
             )
-        return variable
 
     def _links(self) -> dict[str, Link]:
         return {}
@@ -198,14 +200,7 @@ class EnergyFlow(Flow):
         filled = {name: part.filled(self.variables[name]) for name, part in held.items()}
         conditioned.check({**given, **filled}, partial=True)
         known = {**conditioned.clamp, **given, **filled}
-        sizes = {name: len(value) for name, value in known.items()}
-        if len(set(sizes.values())) > 1:
-            raise StateError(f"expected one batch size for all values, got {sizes}")
-        batch = next(iter(sizes.values()), 1)
-        reference = next(
-            (t for t in [*conditioned.base.parameters(), *known.values()] if t.is_floating_point()),
-            torch.empty(0),
-        )
+        batch, reference = common(conditioned.base, known)
         start: State = {}
         for name, variable in self.variables.items():
             value = given.get(name)
@@ -354,6 +349,15 @@ class EnergyFlow(Flow):
         twin.batch = batch
         return twin
 
+    def repeat(self, times: int) -> EnergyFlow:
+        """The flow of each sample several times in a row; made once, then kept."""
+        made = self._repeated
+        if made is None or made[0] is not self.forces or made[1] != times:
+            like = next(iter(self.start.values()))
+            index = torch.arange(self.batch, device=like.device).repeat_interleave(times)
+            made = self._repeated = (self.forces, times, self.take(index))
+        return made[2]
+
 
 def largest(change: State) -> Tensor:
     """The largest entry of each sample, in magnitude."""
@@ -374,7 +378,19 @@ class MirrorFlow(EnergyFlow):
         return {name: v.link for name, v in self.variables.items() if v.link is not None}
 
 
-def _split(energy: Energy, clamp: Clamp) -> tuple[State, dict[str, Partial]]:
+def common(energy: Energy, known: Mapping[str, Tensor]) -> tuple[int, Tensor]:
+    """The size of the batch of some values, 1 where there are none, and a tensor of the dtype and device."""
+    sizes = {name: len(value) for name, value in known.items()}
+    if len(set(sizes.values())) > 1:
+        raise StateError(f"expected one batch size for all values, got {sizes}")
+    tensors = [*energy.parameters(), *known.values()]
+    return next(iter(sizes.values()), 1), next(
+        (tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0)
+    )
+
+
+def split(energy: Energy, clamp: Clamp) -> tuple[State, dict[str, Partial]]:
+    """The variables that a clamp holds as a whole, and those it holds in part."""
     whole: State = {}
     held: dict[str, Partial] = {}
     for name, value in clamp.items():

@@ -16,6 +16,7 @@ from energynet.energy import Conditioned, Energy, usable
 from energynet.errors import TraceError
 from energynet.link import Link
 from energynet.programs import program_of, signature
+from energynet.quadratic import Quadratic
 from energynet.state import State
 from energynet.trace import BoundKernel, Environment, Kernel
 
@@ -36,12 +37,25 @@ class Forces(ABC):
 
     @property
     @abstractmethod
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The free variables in groups that do not read each other; all in one where nothing is known."""
+
+    @property
+    @abstractmethod
     def blocks(self) -> tuple[Block, ...]:
-        """A partition of the free variables into blocks."""
+        """The same groups, each with its variables by kind."""
 
     @abstractmethod
     def force(self, point: State) -> State:
         """The force on every free variable."""
+
+    @abstractmethod
+    def some(self, names: Sequence[str], point: State) -> State:
+        """The force on some of the free variables."""
+
+    @abstractmethod
+    def quadratic(self, names: Sequence[str]) -> Quadratic | None:
+        """What is known of some variables together, if the energy is quadratic in them; else None."""
 
     @abstractmethod
     def energy(self, point: State) -> Tensor:
@@ -57,7 +71,7 @@ class Forces(ABC):
 
     @property
     @abstractmethod
-    def quadratic(self) -> bool:
+    def affine(self) -> bool:
         """Whether it is known that the smooth force is affine in the point, for every sample."""
 
     @abstractmethod
@@ -120,11 +134,22 @@ class TracedForces(Forces):
         return bound(*[point[name] for point in points for name in self.free])
 
     @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        return self.dynamics.groups
+
+    @property
     def blocks(self) -> tuple[Block, ...]:
         return self.dynamics.blocks
 
     def force(self, point: State) -> State:
         return dict(zip(self.free, self._run(self.dynamics.force, point), strict=True))
+
+    def some(self, names: Sequence[str], point: State) -> State:
+        kernel = self.dynamics.kernel([f"force {name}" for name in names])
+        return dict(zip(names, self._run(kernel, point), strict=True))
+
+    def quadratic(self, names: Sequence[str]) -> Quadratic | None:
+        return self.dynamics.quadratic(tuple(names))
 
     def energy(self, point: State) -> Tensor:
         return self._run(self.dynamics.energy, point)[0]
@@ -155,8 +180,8 @@ class TracedForces(Forces):
         return dict(zip(self.free, self._run(kernel, point, direction), strict=True))
 
     @property
-    def quadratic(self) -> bool:
-        return self.dynamics.quadratic
+    def affine(self) -> bool:
+        return self.dynamics.affine
 
     def block(self, number: int, point: State) -> tuple[Tensor, ...]:
         return self._run(self.dynamics.block(number), point)
@@ -223,6 +248,10 @@ class EagerForces(Forces):
         self.links = dict(links)
 
     @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        return (self.free,)
+
+    @property
     def blocks(self) -> tuple[Block, ...]:
         return (Block((), (), self.free),)
 
@@ -260,6 +289,13 @@ class EagerForces(Forces):
         )
         return {name: -slope for name, slope in zip(state, slopes, strict=True)}
 
+    def some(self, names: Sequence[str], point: State) -> State:
+        force = self.force(point)
+        return {name: force[name] for name in names}
+
+    def quadratic(self, names: Sequence[str]) -> None:
+        return None
+
     def energy(self, point: State) -> Tensor:
         return self._conditioned.energy(**self._state(point))
 
@@ -278,7 +314,7 @@ class EagerForces(Forces):
         return weighted(parts, {**self._conditioned.clamp, **self._state(point)}), force
 
     @property
-    def quadratic(self) -> bool:
+    def affine(self) -> bool:
         return False
 
     def product(self, point: State, direction: State) -> State:

@@ -10,7 +10,7 @@ from torch import Tensor
 from energynet.flow import EnergyFlow
 from energynet.link import Link
 from energynet.state import State
-from energynet.variable import rows
+from energynet.variable import Continuous, rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -56,7 +56,7 @@ class LiftedFlow(EnergyFlow):
         """The point folded back into the domains, and the signs of momenta that were reflected."""
         state, signs = {}, {}
         for name, variable in self.variables.items():
-            if name in self.links:
+            if name in self.links or not isinstance(variable, Continuous):
                 state[name] = point[name]
                 continue
             state[name], sign = variable.reflect(point[name])

@@ -11,7 +11,7 @@ from torch import Tensor
 from energynet.flow import EnergyFlow
 from energynet.recording import Snapshot
 from energynet.solvers import Solver
-from energynet.solvers.base import Shared, column
+from energynet.solvers.base import column, mapped
 from energynet.state import State
 from energynet.stopping import Status, Until
 
@@ -113,10 +113,4 @@ class Run:
 
 def take(tree: Any, index: Tensor) -> Any:
     """Some samples of a nested tuple or dict of tensors."""
-    if isinstance(tree, Shared):
-        return tree
-    if isinstance(tree, Tensor):
-        return tree.index_select(0, index)
-    if isinstance(tree, dict):
-        return {key: take(value, index) for key, value in tree.items()}
-    return tuple(take(value, index) for value in tree)
+    return mapped(lambda value: value.index_select(0, index), tree)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from energynet.compiled import CompiledSteps
+from energynet.discrete import DiscreteFlow, is_discrete
 from energynet.energy import Energy
 from energynet.flow import Clamp, EnergyFlow
 from energynet.recording import Recorder, Recording
 from energynet.running import Run
+from energynet.samplers import Glauber
 from energynet.solution import Solution, check_converged
 from energynet.solvers import BlockDescent, Solver
 from energynet.stopping import Until
@@ -44,7 +46,7 @@ def settle(
     clamp
         Variables to hold: tensors, or `Partial` for a part of one. A clamp overrides ``state``.
     solver
-        `BlockDescent` by default.
+        By default `BlockDescent`, or `Glauber` at T = 0 where all free variables are discrete.
     max_steps
         The most steps that any sample takes.
     until
@@ -106,13 +108,15 @@ def flow_of(
     differentiable: bool = False,
 ) -> EnergyFlow:
     """The flow that a solver, or else the default one, advances; see `EnergyFlow`."""
-    solver = BlockDescent() if solver is None else solver
+    if solver is None:
+        free = {n: v for n, v in energy.variables.items() if not isinstance((clamp or {}).get(n), Tensor)}
+        solver = Glauber() if is_discrete(free) else BlockDescent()
     return solver.flow(energy, clamp, state, generator=generator, differentiable=differentiable)
 
 
-def default_solver(flow: EnergyFlow) -> Solver:  # noqa: ARG001
+def default_solver(flow: EnergyFlow) -> Solver:
     """The solver of a flow where the user names none."""
-    return BlockDescent()
+    return Glauber() if isinstance(flow, DiscreteFlow) else BlockDescent()
 
 
 def relax(

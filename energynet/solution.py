@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from energynet.diagnostics import diagnose, effective_sample_size, r_hat
 from energynet.errors import SettlingError
 from energynet.flow import EnergyFlow
 from energynet.state import State
@@ -61,6 +62,39 @@ class Solution:
         self.flow.conditioned.check_unchanged()
         with torch.no_grad():
             return self.flow.residual(self.point, self.flow.velocity(self.point))
+
+    def effective_sample_size(self, discard: int = 0) -> Any:
+        """How many independent samples the recorded chains are worth, for the mean of each recorded number.
+
+        The samples of the batch are the chains. From ranks, over all chains (Vehtari et al. 2021, Bayesian
+        Anal. 16:667, sec. 4), by arviz-stats: ``pip install 'energynet[diagnostics]'``.
+
+        Parameters
+        ----------
+        discard
+            Records to leave out at the start, of which the first is that of the initial state.
+
+        Returns
+        -------
+        Tensor or dict
+            Float64, of the shape of one sample at one time; a dict of these for a trajectory that is a dict.
+            NaN where a number is not finite.
+
+        Raises
+        ------
+        ValueError
+            If nothing was recorded that can be judged, or fewer than 4 records are left.
+        """
+        return diagnose(effective_sample_size, self.trajectory, discard)
+
+    def r_hat(self, discard: int = 0) -> Any:
+        """How far the recorded chains disagree: near 1 where they follow one law, 1.01 is a usual limit.
+
+        The samples of the batch are the chains, at least two. The rank-normalised split R-hat, the larger of
+        that of the bulk and of the tails (Vehtari et al. 2021, Bayesian Anal. 16:667, sec. 4), by
+        arviz-stats. NaN where a number is constant. Otherwise as `effective_sample_size`.
+        """
+        return diagnose(r_hat, self.trajectory, discard)
 
 
 def check_finite(solution: Solution) -> None:

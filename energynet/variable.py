@@ -29,10 +29,14 @@ class Variable(ABC):
     ----------
     low, high
         Ends of the closed range of the values; infinite where there is none.
+    tau, link
+        Time constant and link; 1 and None where nothing is integrated.
     """
 
     low: float = -math.inf
     high: float = math.inf
+    tau: float = 1.0
+    link: Link | None = None
 
     def __init__(self, *shape: int) -> None:
         for size in shape:
@@ -70,7 +74,7 @@ class Variable(ABC):
             if not bool(torch.view_as_real(value).isfinite().all()):
                 raise StateError(f"variable {name!r}: expected finite values, got NaN or infinity")
             return
-        low, high = (float(end) for end in torch.aminmax(value))  # NaN spreads to both ends
+        low, high = (float(end) for end in torch.aminmax(value.detach()))  # NaN spreads to both ends
         if not (math.isfinite(low) and math.isfinite(high)):
             bad = (~value.isfinite()).nonzero()[0].tolist()
             raise StateError(
@@ -249,9 +253,14 @@ class Interval(Continuous):
 
 
 class Discrete(Variable):
-    """A variable with finitely many values; samplers move it, ODE solvers refuse it."""
+    """A variable with two values; `Gibbs` and `Glauber` move it, ODE solvers refuse it."""
 
     values: tuple[float, float]
+
+    def project(self, value: Tensor) -> Tensor:
+        """The nearer of the two values; the lower one halfway."""
+        low, high = self.values
+        return torch.where(value > (low + high) / 2, high, low).to(value.dtype)
 
     def check_values(self, name: str, value: Tensor) -> None:
         super().check_values(name, value)

@@ -7,7 +7,6 @@ compiler of machine code and most of the time.
 from __future__ import annotations
 
 import copy
-import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 import energynet as en
 from energynet.samplers.noise import normal, uniform
-from energynet.terms import Field, Leak, Sparsity
+from energynet.terms import Leak
 from helpers.functional import Functional
 
 if TYPE_CHECKING:

@@ -180,8 +180,8 @@ def test_a_discrete_variable_needs_a_sampler() -> None:
         def energy(self, s: Tensor) -> Tensor:
             return -s.sum(1)
 
-    with pytest.raises(en.SettlingError, match=r"'s'.*Spin.*Gibbs"):
-        en.settle(Ising(s=en.Spin(3)))
+    with pytest.raises(en.SettlingError, match=r"'s'.*Spin.*sampler"):
+        en.settle(Ising(s=en.Spin(3)), solver=en.Euler(0.1))
 
 
 def test_nothing_free_is_said() -> None:

@@ -14,14 +14,14 @@ PACKAGE = "energynet"
 # From the inside out. A module imports from inner layers and, as long as nothing goes round in a circle,
 # from its own. The package itself gathers what is public, so only what lies outside it may import it.
 LAYERS = [
-    {"errors", "link", "state", "variable"},
+    {"errors", "link", "optional", "state", "variable"},
     {"trace", "programs", "derivation"},
     {"energy"},
     {"terms", "cost"},
-    {"dynamics", "forces", "flow", "lifted", "stopping"},
+    {"couplings", "quadratic", "dynamics", "forces", "flow", "lifted", "discrete", "stopping"},
     {"solvers", "samplers"},
-    {"recording", "running", "solution", "lifting", "recorded", "compiled", "settle"},
-    {"rules", "models"},
+    {"diagnostics", "recording", "running", "solution", "lifting", "recorded", "compiled", "settle", "exact"},
+    {"annealing", "rules", "models"},
     {"testing", "data", "plot", "track", "provenance"},
     {"training"},
     {PACKAGE},

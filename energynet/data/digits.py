@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from energynet.data.dataset import Dataset, Split
-from energynet.data.optional import require
+from energynet.optional import require
 
 
 def digits(test_fraction: float = 0.2, seed: int = 0) -> Dataset:

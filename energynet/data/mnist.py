@@ -12,7 +12,7 @@ import torch
 from energynet.data.dataset import Dataset, Split
 from energynet.data.error import DataError
 from energynet.data.idx import read_idx
-from energynet.data.optional import require
+from energynet.optional import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

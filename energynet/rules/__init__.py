@@ -1,17 +1,23 @@
 """Learning rules: weighted sums of energies at settled states, and the exact gradients to compare with."""
 
+from energynet.rules.backprop_equivalent import ZIL, FixedPrediction
 from energynet.rules.base import LearningRule, Phase
 from energynet.rules.equilibrium import EquilibriumPropagation
 from energynet.rules.feedforward import Backprop
 from energynet.rules.hebbian import ContrastiveHebbian
+from energynet.rules.predictive import IncrementalPC, MaximumAPosteriori
 from energynet.rules.reference import ImplicitDifferentiation, Unrolled
 
 __all__ = [
+    "ZIL",
     "Backprop",
     "ContrastiveHebbian",
     "EquilibriumPropagation",
+    "FixedPrediction",
     "ImplicitDifferentiation",
+    "IncrementalPC",
     "LearningRule",
+    "MaximumAPosteriori",
     "Phase",
     "Unrolled",
 ]

@@ -59,7 +59,15 @@ class LearningRule(nn.Module):
     ----------
     energy
         What learns.
+
+    Attributes
+    ----------
+    owns_gradient
+        Whether the tensors that `learn` returns are nobody else's, so that ``backward()`` may leave them in
+        ``.grad`` themselves and not a copy.
     """
+
+    owns_gradient = False
 
     def __init__(self, energy: Energy) -> None:
         super().__init__()
@@ -111,24 +119,50 @@ class LearningRule(nn.Module):
                     "of the energy"
                 )
         value, gradient = self.learn(data)
-        parameters = [p for p in self.parameters() if p in gradient]
-        return _Loss.apply(value.detach(), [gradient[p] for p in parameters], *parameters)  # type: ignore[no-any-return]
+        given = _Given(list(gradient.values()), self.owns_gradient)
+        return _Loss.apply(value.detach(), given, *gradient)  # type: ignore[no-any-return]
+
+
+class _Given:
+    """A gradient that may be handed out more than once.
+
+    Autograd copies a tensor that someone else holds. An owned one is handed out as an alias instead, once;
+    should the graph be walked again, its version tells whether it is still what it was.
+    """
+
+    def __init__(self, gradient: list[Tensor], owned: bool) -> None:
+        self._gradient = gradient
+        self._owned = owned
+        self._versions: list[int] | None = None
+
+    def times(self, slope: Tensor) -> list[Tensor]:
+        if self._versions is not None:
+            if self._versions != [g._version for g in self._gradient]:
+                raise RuntimeError(
+                    "backward() a second time, but .grad was changed in place after the first; "
+                    "call the rule again"
+                )
+            self._gradient = [g.clone() for g in self._gradient]
+            self._versions = None
+        if slope.device.type != "cpu" or float(slope) != 1:
+            return [g * slope for g in self._gradient]
+        if not self._owned:
+            return self._gradient
+        self._versions = [g._version for g in self._gradient]
+        return [g.detach() for g in self._gradient]
 
 
 class _Loss(torch.autograd.Function):
     """A number with a given gradient."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, gradient: list[Tensor], *_: Tensor) -> Tensor:
-        ctx.gradient = gradient
+    def forward(ctx: Any, value: Tensor, given: _Given, *_: Tensor) -> Tensor:
+        ctx.given = given
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> Any:
-        slope = slopes[0]
-        if slope.device.type == "cpu" and float(slope) == 1:  # a plain backward(): nothing to multiply
-            return (None, None, *ctx.gradient)
-        return (None, None, *(g * slope for g in ctx.gradient))
+        return (None, None, *ctx.given.times(slopes[0]))
 
 
 def settled(

@@ -16,6 +16,7 @@ from energynet.solution import Solution
 from energynet.solvers import Solver
 from energynet.state import State
 from energynet.stopping import Until
+from energynet.terms.graph import predicted
 from energynet.variable import Real
 
 NUDGE = "nudge"
@@ -54,6 +55,8 @@ class Nudged:
         self.energy = Sum([energy, nudge])
         self.nudge = nudge
         self._conditioned = self.energy.condition(**data)
+        with torch.no_grad():
+            self._start = predicted(energy, data)
         self._batch = len(next(iter(data.values())))
         known = [*data.values(), *energy.parameters()]
         like = next((v for v in known if v.is_floating_point()), torch.empty(0))
@@ -67,8 +70,8 @@ class Nudged:
         until: Until | None,
         compile: bool = False,  # noqa: A002
     ) -> Solution:
-        """Settle without a nudge."""
-        flow = flow_of(self._conditioned, {NUDGE: self._strength(0.0)}, solver=solver)
+        """Settle without a nudge, from what the data predict where the energy has predictions."""
+        flow = flow_of(self._conditioned, {NUDGE: self._strength(0.0)}, self._start, solver=solver)
         return settled(flow, solver=solver, max_steps=max_steps, until=until, compile=compile)
 
     def nudged(

@@ -20,6 +20,7 @@ from energynet.solution import Solution, check_converged
 from energynet.solvers import Solver
 from energynet.state import State
 from energynet.stopping import Never, Until
+from energynet.terms.graph import predicted
 from energynet.variable import rows
 
 
@@ -118,7 +119,7 @@ class ImplicitDifferentiation(Reference):
 
     def _settle(self, given: State) -> Solution:
         solution = relax(
-            flow_of(self.energy, given, solver=self.solver),
+            flow_of(self.energy, given, predicted(self.energy, given), solver=self.solver),
             solver=self.solver,
             max_steps=self.max_steps,
             until=self.until,

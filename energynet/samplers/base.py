@@ -56,3 +56,11 @@ class Sampler(Solver):
         temperature: Temperature,
     ) -> tuple[State, Any, Float[Tensor, batch]]:
         """One step at some temperature: a number, or one for each sample, ``(batch,)``."""
+
+    def moved(self, carry: Any, ratio: Float[Tensor, batch]) -> Any:
+        """The carry of states that are given to another temperature, ``ratio`` times theirs.
+
+        What a carry knows of its state goes with the state, and by default the carry stays as it is. A
+        momentum, whose law depends on the temperature, must be scaled by the root of the ratio.
+        """
+        return carry

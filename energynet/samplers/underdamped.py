@@ -6,6 +6,7 @@ import math
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from energynet.flow import Flow
 from energynet.lifted import LiftedFlow
@@ -66,6 +67,11 @@ class Underdamped(ContinuousSampler):
             "force": flow.pulled(state, flow.forces.force(state)),
             "fresh": first.new_ones(len(first)),
         }
+
+    def moved(self, carry: Any, ratio: Tensor) -> Any:
+        scale = ratio.sqrt()
+        momentum = {name: value * column(scale, value) for name, value in carry["momentum"].items()}
+        return {**carry, "momentum": momentum}
 
     def move(
         self,

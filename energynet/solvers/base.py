@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -98,6 +98,10 @@ class Solver(ABC):
         """What the carry tells of each sample, such as its rate of acceptance; for `Solution.statistics`."""
         return {}
 
+    def __repr__(self) -> str:
+        settings = (f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__name__}({', '.join(settings)})"
+
 
 def has_link(energy: Energy, clamp: Clamp | None) -> bool:
     """Whether a variable that is free, at least in part, has a link."""
@@ -119,6 +123,20 @@ def energy_flow(solver: Solver, flow: Flow) -> EnergyFlow:
 def column(each: Tensor, like: Tensor) -> Tensor:
     """One number for each sample, shaped to broadcast against a tensor ``(batch, ...)``."""
     return each.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def mapped(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """A nested tuple or dict of tensors, such as a carry, with a function of each tensor in its place.
+
+    What is `Shared` stays: it has no samples.
+    """
+    if isinstance(tree, Shared):
+        return tree
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {key: mapped(function, value) for key, value in tree.items()}
+    return tuple(mapped(function, value) for value in tree)
 
 
 def positive(owner: object, **numbers: float) -> None:

@@ -81,7 +81,7 @@ class Proximal(Splitting):
         with torch.no_grad():  # steps are numbers, not functions of the parameters
             met, fine = _curvature(flow, (ahead, push, carry["level"]), (moved, velocity, level), rate)
         steeper = torch.where(met < _STEEPEST * rate, met.maximum(_STEEPER * rate), _STEEPEST * rate)
-        same = _LONGER * rate if not flow.forces.quadratic else rate
+        same = _LONGER * rate if not flow.forces.affine else rate
         last = torch.where(fine, largest(flow.split(moved, velocity)), carry["last"])
         new = {
             "rate": torch.where(fine, same.clamp(min=_FLATTEST), steeper),
@@ -109,7 +109,7 @@ class Proximal(Splitting):
             uphill = inner(change(carry["ahead"], moved), gone, flow) > 0
             older, factor = torch.where(uphill, 1.0, older), torch.where(uphill, 0.0, factor)
         ahead = {n: torch.addcmul(v, column(factor, v), gone[n]) for n, v in moved.items()}
-        if flow.forces.quadratic:
+        if flow.forces.affine:
             turn = change(velocity, carry["velocity"])
             push = {n: torch.addcmul(v, column(factor, v), turn[n]) for n, v in velocity.items()}
             ahead, level = _where(fine, ahead, carry["ahead"]), carry["level"]
@@ -148,7 +148,7 @@ def _curvature(
     size = inner(step, step, flow)
     bend = inner(change(push, velocity), step, flow)
     epsilon = torch.finfo(size.dtype).eps
-    if not flow.forces.quadratic:
+    if not flow.forces.affine:
         excess = 2 * (high - low + inner(push, step, flow))
         noise = _NOISE * epsilon * (high.abs() + low.abs())
         bend = torch.where(excess.abs() <= noise, bend, excess)

@@ -1,9 +1,11 @@
 """Energies to build with."""
 
 from energynet.terms.bilinear import Bilinear
+from energynet.terms.dense import Dense
 from energynet.terms.field import Field
 from energynet.terms.leak import Leak
+from energynet.terms.prediction import Prediction
 from energynet.terms.reconstruction import Reconstruction
 from energynet.terms.sparsity import Sparsity
 
-__all__ = ["Bilinear", "Field", "Leak", "Reconstruction", "Sparsity"]
+__all__ = ["Bilinear", "Dense", "Field", "Leak", "Prediction", "Reconstruction", "Sparsity"]

@@ -1,6 +1,7 @@
 """Partial evaluation of scalar functions: trace, simplify, compute the constant part once, run the rest."""
 
-from energynet.trace.capture import PARAMETER, Spec, Traced, parameters_of, swapped
+from energynet.trace.capture import PARAMETER, Spec, Traced, parameters_of, swapped, versions
+from energynet.trace.degree import degree
 from energynet.trace.difference import difference
 from energynet.trace.graph import Combination, Dim
 from energynet.trace.kernel import BoundKernel, Environment, Kernel
@@ -19,8 +20,10 @@ __all__ = [
     "Traced",
     "affine",
     "curvature",
+    "degree",
     "dependence",
     "difference",
     "parameters_of",
     "swapped",
+    "versions",
 ]

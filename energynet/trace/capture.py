@@ -51,6 +51,11 @@ def parameters_of(module: nn.Module) -> dict[str, Tensor]:
     return {PARAMETER + name: value for name, value in named.items()}
 
 
+def versions(tensors: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
+    """What changes when one of the tensors does; tensors of inference mode have no version."""
+    return tuple((t.data_ptr(), t._version) for t in tensors.values() if not t.is_inference())
+
+
 @contextmanager
 def swapped(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Put other tensors in the place of parameters and buffers, and the old ones back at the end.
@@ -251,7 +256,7 @@ def _call(
     builder: Builder, node: torch.fx.Node, value: Any, values: dict[torch.fx.Node, Any], batch: Any
 ) -> Any:
     op: Any = node.target
-    if op is aten.sym_size.int:
+    if op in (aten.sym_size.int, aten.sym_numel.default):
         size = value.node.expr if isinstance(value, torch.SymInt) else value
         if size == batch:
             return builder.batch_size()
@@ -293,4 +298,4 @@ def _functional(op: torch._ops.OpOverload, node: torch.fx.Node) -> torch._ops.Op
     raise TraceError(f"{op} changes a tensor in place")
 
 
-__all__ = ["PARAMETER", "Kind", "Node", "Recording", "Spec", "Traced", "parameters_of", "swapped"]
+__all__ = ["PARAMETER", "Kind", "Node", "Recording", "Spec", "Traced", "parameters_of", "swapped", "versions"]

@@ -7,7 +7,7 @@ Equal nodes are one node.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -52,6 +52,7 @@ class Node:
     dtype: torch.dtype | None
     reads: frozenset[str]
     name: str = ""
+    number: int = 0
 
 
 @dataclass(slots=True)
@@ -175,7 +176,7 @@ class Builder:
             reads = frozenset([name]) if op is Kind.INPUT else frozenset()
             for node in nodes_in((args, kwargs)):
                 reads |= node.reads
-            self._nodes[key] = Node(op, args, kwargs, shape, dtype, reads, name)
+            self._nodes[key] = Node(op, args, kwargs, shape, dtype, reads, name, len(self._nodes))
         return self._nodes[key]
 
     def node(self, value: Any) -> Any:
@@ -209,13 +210,13 @@ class Builder:
         assert node.dtype is not None
         return self.node(Combination({n: c for c, n in known}, constant, shape, node.dtype))
 
+    def product(self, op: Any, factors: Sequence[Node], shape: Shape, dtype: torch.dtype) -> Node:
+        """The node of a product; of elementwise ones the order does not matter."""
+        pair = sorted(factors, key=lambda n: n.number) if op is aten.mul.Tensor else factors
+        return self._make(op, tuple(pair), {}, shape, dtype)
+
     def opaque(
-        self,
-        op: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        shape: Shape | None,
-        dtype: torch.dtype | None,
+        self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], shape: Shape | None, dtype: Any
     ) -> Combination | Node:
         """A call that nothing is known about."""
         node = self._make(op, self.node(args), self.node(kwargs), shape, dtype)
@@ -343,9 +344,8 @@ class Builder:
             return Combination({}, 0.0, shape, dtype)
         if isinstance(second, Combination) and second.uniform and not second.constant:
             return Combination({}, 0.0, shape, dtype)
-        value = self.opaque(op, (first, second), {}, shape, dtype)
-        assert isinstance(value, Combination)
-        return value.scaled(factor * other)
+        node = self.product(op, (self.node(first), self.node(second)), shape, dtype)
+        return Combination({node: factor * other}, 0.0, shape, dtype)
 
     def _power(self, base: Combination, power: float, shape: Shape, dtype: torch.dtype) -> Combination | None:
         if power == 1:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from energynet.trace.capture import Traced
-from energynet.trace.graph import Dim, Kind, Node, substitute
+from energynet.trace.graph import Combination, Dim, Kind, Node, nodes_in, substitute
 
 aten = torch.ops.aten
 
@@ -161,6 +161,7 @@ class Kernel:
         self._inputs = dict(zip(free, arguments, strict=True))
         self._batch = next((f"s{i}" for i, n in enumerate(free) if traced.inputs[n].batched), None)
         nodes = [traced.builder.node(traced.outputs[name]) for name in outputs]
+        self._shared = _shared_products(nodes)
         results = [self._lower(node) for node in nodes]
         body = "".join(f"    {line}\n" for line in self._lines)
         head = ", ".join([*arguments, *(f"c{i}" for i in range(len(self.constants)))])
@@ -231,10 +232,52 @@ class Kernel:
         self._lines.append(f"{name} = {expression}")
         return name
 
+    def _merged(self, terms: list[tuple[float, Node]]) -> list[tuple[float, Node]]:
+        """Products of one moving factor with known ones as one product: c s A + d s B = s (c A + d B)."""
+        groups: dict[Any, list[tuple[float, Node]]] = {}
+        rest = []
+        for coefficient, term in terms:
+            place = self._known_factor(term)
+            if place is None:
+                rest.append((coefficient, term))
+            else:
+                key = (term.op, place, term.args[1 - place], term.args[place].shape, term.shape)
+                groups.setdefault(key, []).append((coefficient, term))
+        for several in groups.values():
+            rest += several if len(several) == 1 else [(1.0, self._scaled_product(several))]
+        return rest
+
+    def _known_factor(self, term: Node) -> int | None:
+        """Which argument is known, of a product that nobody else needs: a matrix on the right, or units."""
+        if term in self._names or term.op not in (aten.mm.default, aten.mul.Tensor):
+            return None
+        places = (1,) if _is_product(term) else (0, 1)
+        known = [place for place in places if not self._dynamic(term.args[place])]
+        return known[0] if len(known) == 1 else None
+
+    def _scaled_product(self, terms: list[tuple[float, Node]]) -> Node:
+        """A sum of products of the same moving factor with known ones, which are added once and for all."""
+        first = terms[0][1]
+        place = self._known_factor(first)
+        assert place is not None and first.shape is not None and first.dtype is not None
+        builder, factor = self._traced.builder, first.args[place]
+        weights = Combination({term.args[place]: c for c, term in terms}, 0.0, factor.shape, factor.dtype)
+        pair = [first.args[0], first.args[1]]
+        pair[place] = builder.node(weights)
+        return builder.product(first.op, pair, first.shape, first.dtype)
+
+    def _scaled(self, coefficient: float, term: Node) -> str:
+        if coefficient == 1:
+            return self._lower(term)
+        if self._known_factor(term) is not None:  # scale what is known
+            return self._lower(self._scaled_product([(coefficient, term)]))
+        total = self._lower(term)
+        return self._assign(f"-{total}" if coefficient == -1 else f"{total} * {coefficient!r}")
+
     def _combine(self, node: Node) -> str:
         constant, *terms = node.args
         known = [(c, n) for c, n in terms if not self._dynamic(n)]
-        moving = [(c, n) for c, n in terms if self._dynamic(n)]
+        moving = self._merged([(c, n) for c, n in terms if self._dynamic(n)])
         total, full = "", False
         if known:
             part = self._traced.builder.known_part(node, known, constant)
@@ -242,18 +285,15 @@ class Kernel:
         for coefficient, term in sorted(moving, key=lambda t: _is_product(t[1])):
             alpha = "" if coefficient == 1 else f", alpha={coefficient!r}"
             fits = term.shape == node.shape  # a fused multiply-add broadcasts only what is added
-            if total and _is_product(term) and fits and term not in self._names:
+            fused = _is_product(term) and fits and term not in self._shared
+            if total and fused and term not in self._names:
                 self._count(term)
                 first, second = (self._lower(argument) for argument in term.args)
                 total = self._assign(f"torch.addmm({total}, {first}, {second}{alpha})")
             elif total:
                 total = self._assign(f"torch.add({total}, {self._lower(term)}{alpha})")
             else:
-                total = self._lower(term)
-                if coefficient == -1:
-                    total = self._assign(f"-{total}")
-                elif coefficient != 1:
-                    total = self._assign(f"{total} * {coefficient!r}")
+                total = self._scaled(coefficient, term)
             full = full or term.shape == node.shape
         if constant:
             total = self._assign(f"{total} + {constant!r}")
@@ -263,6 +303,25 @@ class Kernel:
             size = self._lower([batch if n is Dim.BATCH else n for n in node.shape])
             total = self._assign(f"{total}.expand({size})")
         return total
+
+
+def _shared_products(outputs: Sequence[Node]) -> set[Node]:
+    """Products that several nodes read: computed once, and not fused into each of the sums they are in."""
+    seen: set[Node] = set()
+    read: set[Node] = set()
+    shared: set[Node] = set()
+    stack = list(outputs)
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        for inner in {*nodes_in(node.args), *nodes_in(node.kwargs)}:
+            if _is_product(inner) and inner in read:
+                shared.add(inner)
+            read.add(inner)
+            stack.append(inner)
+    return shared
 
 
 class BoundKernel:

@@ -156,7 +156,9 @@ def against_scipy(config: Config) -> list[str]:
         ):
             end = en.settle(model, clamp={"x": x}, solver=solver, max_steps=steps, until=until)
             found = torch.cat([end.point[n] for n in ("h1", "h2", "h3", "y")], 1).numpy()
-            lines.append(row(f"mirror, {activation}", type(solver).__name__, float(np.abs(found - expected).max())))
+            lines.append(
+                row(f"mirror, {activation}", type(solver).__name__, float(np.abs(found - expected).max()))
+            )
     return lines
 
 
@@ -208,16 +210,16 @@ def fixed_points(config: Config) -> list[str]:
     until = en.Stationary(atol=1e-11)
     models = {a: network(a, config.seed, 0.98) for a in ACTIVATIONS}
     truth = {
-        a: en.settle(m, clamp={"x": x}, solver=en.Adaptive(1e-10, 1e-12), until=until, max_steps=50_000, throw=True)
+        a: en.settle(
+            m, clamp={"x": x}, solver=en.Adaptive(1e-10, 1e-12), until=until, max_steps=50_000, throw=True
+        )
         for a, m in models.items()
     }
     for name, solver in minimisers().items():
         distances, steps = [], []
         for activation, model in models.items():
             end = en.settle(model, clamp={"x": x}, solver=solver, until=until, max_steps=20_000)
-            gap = max(
-                float((end.state[n] - truth[activation].state[n]).abs().max()) for n in model.variables
-            )
+            gap = max(float((end.state[n] - truth[activation].state[n]).abs().max()) for n in model.variables)
             distances.append(gap)
             steps.append(int(end.steps.max()))
         lines.append(row(f"`{name}`", *distances, *steps))
@@ -236,12 +238,18 @@ def discrete(config: Config) -> list[str]:
         'Gibbs(scan="block")': en.Gibbs(scan="block"),
         "Glauber(temperature=1)": en.Glauber(temperature=1.0),
     }
-    lines = heading("sampler", "units", "chi-square, 255 degrees", "its p-value", "total variation", "of exact draws")
+    lines = heading(
+        "sampler", "units", "chi-square, 255 degrees", "its p-value", "total variation", "of exact draws"
+    )
     for name, sampler in samplers.items():
         for variable in (en.Bit(8), en.Spin(8)):
             energy = Machine(variable, config.seed)
             exact = en.exact.distribution(energy).probabilities[0].detach().numpy()
-            start = {"s": variable.initial(chains, dtype=F64, device=torch.device("cpu"), generator=_generator(config))}
+            start = {
+                "s": variable.initial(
+                    chains, dtype=F64, device=torch.device("cpu"), generator=_generator(config)
+                )
+            }
             end = en.settle(energy, start, solver=sampler, max_steps=60, generator=_generator(config))
             high = (end.state["s"] > 0).long().numpy()
             states = (en.exact.distribution(energy).states["s"] > 0).long().numpy()
@@ -252,7 +260,9 @@ def discrete(config: Config) -> list[str]:
             fair = np.abs(rng.multinomial(chains, exact) / chains - exact).sum() / 2
             far = np.abs(counts / chains - exact).sum() / 2
             kind = type(variable).__name__
-            lines.append(row(f"`{name}`", kind, statistic, float(chi2.sf(statistic, 255)), float(far), float(fair)))
+            lines.append(
+                row(f"`{name}`", kind, statistic, float(chi2.sf(statistic, 255)), float(far), float(fair))
+            )
     return lines
 
 
@@ -274,13 +284,20 @@ def continuous(config: Config) -> list[str]:
 
     total = quad(density, -6, 6)[0]
     exact = quad(lambda s: s * s * density(s), -6, 6)[0] / total
-    lines = [f"Exact by quadrature: {exact:.5f}.", "", *heading("sampler", "second moment", "standard error", "bias")]
+    lines = [
+        f"Exact by quadrature: {exact:.5f}.",
+        "",
+        *heading("sampler", "second moment", "standard error", "bias"),
+    ]
     samplers: list[tuple[str, Any]] = []
     for dt in (0.1, 0.05, 0.025):
         samplers.append((f"Langevin({dt})", en.Langevin(dt)))
     for dt in (0.8, 0.4, 0.2):
         samplers.append((f"Underdamped({dt}, 1.0)", en.Underdamped(dt, 1.0)))
-    samplers += [("MALA(0.2)", en.MALA(0.2)), ("HamiltonianMonteCarlo(0.3, 5)", en.HamiltonianMonteCarlo(0.3, 5))]
+    samplers += [
+        ("MALA(0.2)", en.MALA(0.2)),
+        ("HamiltonianMonteCarlo(0.3, 5)", en.HamiltonianMonteCarlo(0.3, 5)),
+    ]
     energy = Potential(wells, en.Real(1))
     for name, sampler in samplers:
         dt = getattr(sampler, "dt", 0.2)
@@ -301,7 +318,9 @@ def partition(config: Config) -> list[str]:
         energy = Machine(en.Bit(10), seed)
         exact = float(en.exact.log_partition(energy).detach())
         found = en.AnnealedImportanceSampling(energy, steps=200, chains=chains)(generator=_generator(config))
-        lines.append(row(seed, f"{exact:.4f}", f"{float(found.log_partition):.4f}", float(found.standard_error), ""))
+        lines.append(
+            row(seed, f"{exact:.4f}", f"{float(found.log_partition):.4f}", float(found.standard_error), "")
+        )
     return lines
 
 
@@ -311,12 +330,22 @@ def main(config: Config) -> None:
     sections: list[tuple[str, Callable[[], list[str]]]] = [
         ("Order of the ODE solvers", orders),
         ("ODE solvers against scipy", lambda: against_scipy(config)),
-        ("Minimisers against a tight adaptive integration, stiff layered networks", lambda: fixed_points(config)),
+        (
+            "Minimisers against a tight adaptive integration, stiff layered networks",
+            lambda: fixed_points(config),
+        ),
         ("Discrete samplers against enumeration", lambda: discrete(config)),
         ("Continuous samplers against quadrature", lambda: continuous(config)),
         ("Log partition functions", lambda: partition(config)),
     ]
-    lines = ["# How exact", "", "Made by `python experiments/accuracy/run.py`, in float64.", "", *circumstances(), ""]
+    lines = [
+        "# How exact",
+        "",
+        "Made by `python experiments/accuracy/run.py`, in float64.",
+        "",
+        *circumstances(),
+        "",
+    ]
     for title, make in sections:
         part = [f"## {title}", "", (make.__doc__ or "").strip(), "", *make(), ""]
         print("\n".join(part))

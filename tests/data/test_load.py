@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from energynet import data
-from energynet.data.optional import require
+from energynet.optional import require
 from helpers.idx_writer import write_mnist
 
 if TYPE_CHECKING:
@@ -63,6 +63,6 @@ def test_broken_package_is_not_called_missing(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_import_needs_no_extra() -> None:
-    optional = ["sklearn", "pooch", "tyro", "hypothesis", "jaxtyping"]
+    optional = ["sklearn", "pooch", "tyro", "hypothesis", "jaxtyping", "arviz_stats"]
     code = f"import sys; sys.modules.update(dict.fromkeys({optional}))\nimport energynet.data"
     subprocess.run([sys.executable, "-c", code], check=True)

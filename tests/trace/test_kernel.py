@@ -63,6 +63,17 @@ def test_products_with_clamped_variables_are_not_in_the_code(free: list[str], pr
     assert len(PRODUCT.findall(operators(kernel_of(build(chain), free)))) == products
 
 
+def test_a_product_that_two_forces_read_is_computed_once() -> None:
+    """The error of a prediction is in the force on both of its ends: h @ U once, and the error @ U.T."""
+
+    def prediction(e: en.Energy, x: Tensor, h: Tensor, y: Tensor) -> Tensor:
+        error = y - h.tanh() @ e.U
+        return 0.5 * error.square().sum(1) + 0.5 * (h - x @ e.V).square().sum(1)
+
+    kernel = kernel_of(build(prediction), ["h", "y"])
+    assert len(PRODUCT.findall(operators(kernel))) == 2
+
+
 def test_the_energy_is_not_computed_with_the_force() -> None:
     """A scalar's value is dead once its gradient is taken: tanh once, and no sums over units."""
     source = operators(kernel_of(build(chain), ["h", "y"]))

@@ -1,0 +1,205 @@
+"""Couplings: how the units of a quadratic energy of two-valued variables read each other.
+
+With bits x (0 where a unit is at its low value, 1 at its high one) such an energy is that of a Boltzmann
+machine: what a unit gains by being high, its gap E(low) - E(high), is drive + K x, K symmetric with a zero
+diagonal.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+_SPARSE = 8  # a row is sparse if at most one unit in so many is coupled to it
+_DENSE_UNITS = 16384  # a dense matrix of more units is not made: it would take a gibibyte and more
+_PROBES = 2**24  # entries of the coupling matrix that are found at once
+
+
+class Couplings(ABC):
+    """The symmetric matrix K of the couplings of units, in bits.
+
+    Parameters
+    ----------
+    own
+        The force on each unit by its own value, dF_i / ds_i, shape ``(units,)``; not part of K.
+    """
+
+    def __init__(self, own: Float[Tensor, units]) -> None:
+        self.own = own
+
+    @abstractmethod
+    def pull(self, index: Tensor, bits: Float[Tensor, units * batch]) -> Tensor:
+        """K x in some of the units, ``(some, batch)``."""
+
+    @abstractmethod
+    def among(self, index: Tensor) -> Tensor:
+        """K between some units, ``(some, some)``; the same unit may be there more than once."""
+
+    @abstractmethod
+    def neighbours(self) -> Callable[[int], np.ndarray]:
+        """The indices of the units that a unit is coupled to."""
+
+    @abstractmethod
+    def alike(self, other: Couplings) -> bool:
+        """Whether the same units are coupled in another matrix."""
+
+    def adopt(self, other: Couplings) -> None:
+        """Take over what is known about the same pattern of couplings."""
+        for name in ("colours", "levels"):
+            if name in vars(other):
+                vars(self)[name] = vars(other)[name]
+
+    @cached_property
+    def colours(self) -> tuple[Tensor, ...]:
+        """Groups of units that are not coupled, few of them; two where two are enough.
+
+        The next unit is the one with the most colours among its neighbours (Brelaz 1979, Commun. ACM 22:251).
+        """
+        units = len(self.own)
+        neighbours = self.neighbours()
+        colour = np.full(units, -1)
+        seen = np.zeros((units, 8), dtype=bool)
+        count = np.zeros(units, dtype=np.int64)
+        for _ in range(units):
+            unit = int(count.argmax())
+            chosen = int(seen[unit].argmin())  # the first that no neighbour has
+            colour[unit], count[unit] = chosen, -units - 1
+            around = neighbours(unit)
+            count[around] += ~seen[around, chosen]
+            seen[around, chosen] = True
+            if count[around].max(initial=0) == seen.shape[1]:
+                seen = np.pad(seen, ((0, 0), (0, seen.shape[1])))
+        return self._groups(colour)
+
+    @cached_property
+    def levels(self) -> tuple[Tensor, ...]:
+        """Groups of uncoupled units that, one after the other, do what the units in their order would do."""
+        units = len(self.own)
+        neighbours = self.neighbours()
+        level = np.zeros(units, dtype=np.int64)
+        for unit in range(units):
+            around = neighbours(unit)
+            level[unit] = level[around[around < unit]].max(initial=-1) + 1
+        return self._groups(level)
+
+    def _groups(self, number: np.ndarray) -> tuple[Tensor, ...]:
+        order = torch.from_numpy(np.argsort(number, kind="stable"))
+        return order.to(self.own.device).split(np.bincount(number).tolist())
+
+
+@final
+class Dense(Couplings):
+    """Couplings as a matrix."""
+
+    def __init__(self, own: Tensor, matrix: Float[Tensor, units * units]) -> None:
+        super().__init__(own)
+        self.matrix = matrix
+
+    def pull(self, index: Tensor, bits: Tensor) -> Tensor:
+        return self.matrix.index_select(0, index) @ bits
+
+    def among(self, index: Tensor) -> Tensor:
+        return self.matrix.index_select(0, index).index_select(1, index)
+
+    def neighbours(self) -> Callable[[int], np.ndarray]:
+        coupled = (self.matrix != 0).cpu().numpy()
+        return lambda unit: np.flatnonzero(coupled[unit])
+
+    def alike(self, other: Couplings) -> bool:
+        return isinstance(other, Dense) and torch.equal(self.matrix != 0, other.matrix != 0)
+
+
+@final
+class Sparse(Couplings):
+    """Couplings as a list of neighbours for each unit, filled up with some of strength zero."""
+
+    def __init__(self, own: Tensor, others: Tensor, strength: Tensor) -> None:
+        super().__init__(own)
+        self.others, self.strength = others, strength
+
+    def pull(self, index: Tensor, bits: Tensor) -> Tensor:
+        others, strength = self.others.index_select(0, index), self.strength.index_select(0, index)
+        return functional.embedding_bag(others, bits, mode="sum", per_sample_weights=strength)
+
+    def among(self, index: Tensor) -> Tensor:
+        others, strength = self.others.index_select(0, index), self.strength.index_select(0, index)
+        return ((others.unsqueeze(2) == index) * strength.unsqueeze(2)).sum(1)
+
+    def neighbours(self) -> Callable[[int], np.ndarray]:
+        others, there = self.others.cpu().numpy(), (self.strength != 0).cpu().numpy()
+        return lambda unit: others[unit][there[unit]]
+
+    def alike(self, other: Couplings) -> bool:
+        return (
+            isinstance(other, Sparse)
+            and torch.equal(self.others, other.others)
+            and torch.equal(self.strength != 0, other.strength != 0)
+        )
+
+
+def probed(products: Callable[[Tensor], Tensor], width: Float[Tensor, units]) -> Couplings | None:
+    """The couplings of an energy whose Hessian is constant.
+
+    Parameters
+    ----------
+    products
+        From directions ``(some, units)`` to the change of the force along each of them.
+    width
+        The distance between the two values of each unit.
+
+    Returns
+    -------
+    Couplings or None
+        None where they are too many to keep.
+    """
+    units = len(width)
+    own: list[Tensor] = []
+    blocks: list[Tensor] = []
+    sparse: list[tuple[Tensor, Tensor]] = []
+    most = units // _SPARSE
+    for first in range(0, units, max(1, _PROBES // units)):
+        rows = torch.arange(first, min(units, first + max(1, _PROBES // units)), device=width.device)
+        ones = torch.zeros(len(rows), units, dtype=width.dtype, device=width.device)
+        ones.scatter_(1, rows.unsqueeze(1), 1.0)
+        block = products(ones).clone()
+        own.append(block.gather(1, rows.unsqueeze(1)).squeeze(1))
+        block.scatter_(1, rows.unsqueeze(1), 0.0)
+        block *= width * width.index_select(0, rows).unsqueeze(1)
+        if most and int((block != 0).sum(1).max()) <= most:
+            sparse.append(_listed(block))
+        elif units > _DENSE_UNITS:
+            return None
+        else:
+            most = 0
+        if units <= _DENSE_UNITS:
+            blocks.append(block)
+    diagonal = torch.cat(own)
+    if not most:
+        return Dense(diagonal, torch.cat(blocks))
+    longest = max(others.shape[1] for others, _ in sparse)
+    others, strength = (
+        torch.cat([functional.pad(part, (0, longest - part.shape[1])) for part in parts])
+        for parts in zip(*sparse, strict=True)
+    )
+    return Sparse(diagonal, others, strength)
+
+
+def _listed(block: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns of what is not zero in each row, in order, and its values."""
+    row, column = block.nonzero(as_tuple=True)
+    count = (block != 0).sum(1)
+    place = torch.arange(len(row), device=block.device) - (count.cumsum(0) - count)[row]
+    size = (len(block), max(1, int(count.max())))
+    others = torch.zeros(size, dtype=torch.int64, device=block.device).index_put((row, place), column)
+    strength = block.new_zeros(size).index_put((row, place), block[row, column])
+    return others, strength

@@ -1,0 +1,245 @@
+"""Learning at the settled state of clamped data, and while it settles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from energynet.energy import Energy
+from energynet.errors import StateError
+from energynet.flow import EnergyFlow, Partial
+from energynet.rules.base import LearningRule, Phase, require, settled
+from energynet.rules.contrast import Gradient, by_parameter, contrast
+from energynet.settle import flow_of
+from energynet.solution import Solution, check_finite
+from energynet.solvers import Euler, Solver
+from energynet.state import State
+from energynet.stopping import Status, Until
+from energynet.terms.graph import predicted
+from energynet.variable import rows
+
+Start = Callable[..., State]
+
+
+class Clamped(LearningRule):
+    """A rule whose data are clamped while the rest of the energy settles.
+
+    Parameters
+    ----------
+    energy
+        What learns.
+    solver
+        Moves the variables that are not in the data.
+    start
+        From the data, by name, to the values from which other variables start; None starts at what the data
+        predict, where the energy has `Prediction` terms, else at the domains' initial values.
+    """
+
+    def __init__(self, energy: Energy, solver: Solver | None, start: Start | None) -> None:
+        super().__init__(energy)
+        if start is not None and not callable(start):
+            raise TypeError(
+                f"{type(self).__name__}: start is a function of the data, by name, that returns a dict of "
+                f"values; got {start!r}"
+            )
+        self.solver = solver
+        self.start = start
+
+    def flow(self, data: Mapping[str, Tensor]) -> EnergyFlow:
+        """The flow of what is not in the data, at its start."""
+        if not data:
+            raise StateError(f"{type(self).__name__}: no data; pass what the energy is to explain")
+        require(self, data, (), tuple(self.energy.variables))
+        with torch.no_grad():
+            self.energy.check(data, partial=True)
+            state = predicted(self.energy, data) if self.start is None else self.start(**data)
+            if set(data) < set(self.energy.variables):
+                return flow_of(self.energy, data, state, solver=self.solver)
+            name, value = next(
+                iter(data.items())
+            )  # nothing is left to settle, but the state is still a phase
+            held = Partial(value, torch.ones_like(value, dtype=torch.bool))
+            return flow_of(self.energy, {**data, name: held}, solver=self.solver)
+
+    def value(self, phases: Sequence[Phase]) -> Tensor:
+        return phases[0].solution.energy.mean()
+
+
+@final
+class MaximumAPosteriori(Clamped):
+    """Settle with the data clamped, then descend the energy there in the parameters.
+
+    The rule of predictive coding and of sparse coding: expectation maximisation with a point estimate in
+    place of the posterior (Rao and Ballard 1999; Olshausen and Field 1996, eq. 6). The value is the mean
+    energy of the settled states. They are stationary, so its total derivative is the partial one.
+
+    Parameters
+    ----------
+    energy
+        Of the data and the hidden variables; with a cost added, of ``target`` too.
+    solver
+        `BlockDescent` by default.
+    max_steps, until
+        When to stop settling, see `settle`. With few steps the gradient is that of unsettled states, as
+        predictive coding is often run.
+    start
+        Where the hidden variables start; None starts at what the data predict. A ``torch.nn.Module`` is
+        amortised inference: its parameters learn as well, to descend 1/2 |start - settled|^2, summed over the
+        variables that it gives (Tschantz et al. 2023, PLoS Comput. Biol. 19:e1011280, hybrid predictive
+        coding).
+
+    Examples
+    --------
+    >>> rule = en.MaximumAPosteriori(en.models.PredictiveCoding([784, 256, 10]))
+    >>> rule(x=x, y=label).backward()
+    """
+
+    def __init__(
+        self,
+        energy: Energy,
+        *,
+        solver: Solver | None = None,
+        max_steps: int = 1000,
+        until: Until | None = None,
+        start: Start | None = None,
+    ) -> None:
+        super().__init__(energy, solver, start)
+        self.max_steps = max_steps
+        self.until = until
+
+    def phases(self, **data: Tensor) -> Sequence[Phase]:
+        with torch.no_grad():
+            flow = self.flow(data)
+            solution = settled(flow, solver=self.solver, max_steps=self.max_steps, until=self.until)
+        return [Phase(1.0, self.energy, solution)]
+
+    def learn(self, data: Mapping[str, Tensor]) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
+        phases = self.phases(**data)
+        gradient = by_parameter(self.energy, contrast(phases))
+        if isinstance(self.start, nn.Module):
+            gradient.update(_amortise(self.start, data, phases[0].solution.state))
+        return self.value(phases), gradient
+
+
+def _amortise(start: nn.Module, data: Mapping[str, Tensor], settled: State) -> dict[nn.Parameter, Tensor]:
+    """The gradient of the mean squared distance from the guess to the settled state."""
+    parameters = [p for p in start.parameters() if p.requires_grad]
+    if not parameters:
+        return {}
+    with torch.enable_grad():
+        guess: State = start(**data)
+        errors = [rows(v - settled[n]).square().sum(1) for n, v in guess.items() if n not in data]
+        distance = 0.5 * torch.stack(errors).sum(0).mean()
+        slopes = torch.autograd.grad(distance, parameters, allow_unused=True, materialize_grads=True)
+    return dict(zip(parameters, slopes, strict=True))
+
+
+@final
+class IncrementalPC(Clamped):
+    """Incremental predictive coding: the weights move at every step of the inference.
+
+    A step takes the gradient of the energy in the weights and the force on the states at the same point, and
+    moves both (Salvatori et al. 2024, ICLR, "A stable, fast, and fully automatic learning algorithm for
+    predictive coding networks", algorithm 1). A loss has one gradient, so within a call the weights take
+    plain steps of size ``rate`` and are put back at the end; the gradient that is left is the sum of those
+    on the way. ``SGD(lr=rate)`` then ends where they had gone, and any other optimiser makes of it what it
+    does of a gradient.
+
+    Parameters
+    ----------
+    energy
+        Of the data and the hidden variables.
+    rate
+        Step of the weights. At zero they stand still, and the gradients on the way are summed.
+    steps
+        Of the inference, after each of which the weights move.
+    solver
+        ``Euler(0.1)`` by default, gradient descent as in the paper.
+    start
+        As in `MaximumAPosteriori`, but a module does not learn.
+
+    Notes
+    -----
+    The value is the mean energy at the end, under the weights that had moved.
+
+    Examples
+    --------
+    >>> rule = en.IncrementalPC(model, rate=0.01, steps=8)
+    >>> optimiser = torch.optim.SGD(rule.parameters(), lr=0.01)
+    """
+
+    def __init__(
+        self,
+        energy: Energy,
+        rate: float,
+        *,
+        steps: int = 20,
+        solver: Solver | None = None,
+        start: Start | None = None,
+    ) -> None:
+        super().__init__(energy, Euler(0.1) if solver is None else solver, start)
+        if not isinstance(rate, (int, float)) or not 0 <= rate < math.inf:
+            raise ValueError(f"IncrementalPC: rate must be a finite number from 0 up, got {rate!r}")
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"IncrementalPC: steps must be a whole number above 0, got {steps!r}")
+        self.rate = float(rate)
+        self.steps = steps
+
+    def phases(self, **data: Tensor) -> Sequence[Phase]:
+        """The end of the inference, with the weights back where they were."""
+        with torch.no_grad():
+            return [Phase(1.0, self.energy, self._walk(data)[0])]
+
+    def evaluate(self, **data: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._walk(data)[1]
+
+    def learn(self, data: Mapping[str, Tensor]) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
+        with torch.no_grad():
+            _, value, gradient = self._walk(data)
+        return value, by_parameter(self.energy, gradient)
+
+    def _walk(self, data: Mapping[str, Tensor]) -> tuple[Solution, Tensor, Gradient]:
+        """Move states and weights together: the end, its mean energy, and the sum of the gradients."""
+        named = {n: p for n, p in self.energy.named_parameters() if p.requires_grad}
+        kept = {n: p.clone() for n, p in named.items()}
+        flow = self.flow(data)
+        solver = self.solver
+        assert solver is not None
+        point = flow.start
+        carry = solver.init(flow, point)
+        total: Gradient = {}
+        try:
+            for step in range(1, self.steps + 1):
+                slopes = contrast([Phase(1.0, self.energy, _at(flow, point, step - 1))])
+                total = {n: total[n] + s for n, s in slopes.items()} if total else slopes
+                point, carry, _ = solver.step(flow, point, carry, None)
+                for name, parameter in named.items():
+                    parameter.sub_(slopes[name], alpha=self.rate)
+                flow = flow.rebind(flow.start)  # what it had computed of the weights is stale
+            value = flow.energy(point).mean()
+        finally:
+            for name, parameter in named.items():
+                parameter.copy_(kept[name])
+        end = _at(flow.rebind(flow.start), point, self.steps)
+        check_finite(end)
+        return end, value, total
+
+
+def _at(flow: EnergyFlow, point: State, steps: int) -> Solution:
+    """A point on the way as a solution."""
+    values = {**flow.conditioned.clamp, **flow.values(point)}
+    finite = torch.stack([rows(v).isfinite().all(1) for v in point.values()]).all(0)
+    status = torch.where(finite, int(Status.MAX_STEPS), int(Status.DIVERGED))
+    return Solution(
+        state={name: values[name] for name in flow.conditioned.base.variables},
+        steps=torch.full_like(status, steps),
+        status=status,
+        trajectory=None,
+        flow=flow,
+        point=point,
+    )

@@ -1,0 +1,84 @@
+"""Gibbs sampling of variables with two values."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from energynet.couplings import Couplings
+from energynet.discrete import DiscreteFlow, Kind
+from energynet.samplers.noise import uniform
+from energynet.samplers.single_unit import SingleUnit, in_order
+from energynet.samplers.sweep import Sweep
+
+_SCANS = ("systematic", "random", "block")
+
+
+@final
+class Gibbs(SingleUnit):
+    """Draws each unit from its distribution given all the others (Geman and Geman 1984, IEEE PAMI 6:721).
+
+    A unit becomes high with probability 1 / (1 + exp((E(high) - E(low)) / T)). Where the energy is quadratic
+    in the unit, its force is the exact difference of energies; otherwise two energies are compared. One step
+    is a sweep. At T = 0 a unit goes where the energy is lower, and stays where there is no difference.
+
+    Parameters
+    ----------
+    temperature
+        T, 1 by default.
+    scan
+        The order of a sweep. ``"systematic"``, the default: every unit once, in the order of declaration and
+        of the indices; units that do not read each other are drawn at the same time, which is the same.
+        ``"block"``: every unit once, by groups of units that do not read each other (the layers of a
+        restricted Boltzmann machine, the two colours of a grid), which takes the fewest evaluations.
+        ``"random"``: as many units as there are, each picked at random, the same ones for all samples of the
+        batch. Random scan alone is reversible; all three leave exp(-E / T) as it is.
+    """
+
+    def __init__(self, temperature: float = 1.0, scan: str = "systematic") -> None:
+        super().__init__(temperature)
+        if scan not in _SCANS:
+            raise ValueError(f"Gibbs: scan must be one of {', '.join(map(repr, _SCANS))}, got {scan!r}")
+        self.scan = scan
+
+    def prepare(self, flow: DiscreteFlow) -> None:
+        if self.scan == "random":
+            flow.couplings(flow.names)
+            return
+        for name in flow.names:
+            if flow.kind(name) is Kind.COUPLED:
+                self._groups(_couplings(flow, name))
+
+    def sweep(self, flow: DiscreteFlow, sweep: Sweep, generator: torch.Generator | None) -> None:
+        if self.scan == "random":
+            like = next(iter(sweep.state.values()))
+            units = sum(flow.size(name) for name in flow.names)
+            picks = (uniform((units,), like, generator) * units).long().clamp(max=units - 1)
+            in_order(flow, sweep, picks, repeats=True)
+            return
+        groups = flow.forces.groups if self.scan == "block" else [(name,) for name in flow.names]
+        for group in groups:
+            sweep.separate([name for name in group if flow.kind(name) is Kind.SEPARATE])
+            for name in group:
+                if flow.kind(name) is Kind.COUPLED:
+                    self._coupled(name, _couplings(flow, name), sweep)
+                elif flow.kind(name) is Kind.OTHER:
+                    sweep.energies([name], torch.arange(flow.size(name), device=sweep.state[name].device))
+
+    def _coupled(self, name: str, couplings: Couplings, sweep: Sweep) -> None:
+        groups = self._groups(couplings)
+        if 3 * len(groups) <= len(couplings.own):
+            sweep.groups([name], couplings, groups)
+        else:
+            sweep.sequence([name], couplings, torch.cat(groups), repeats=False)
+
+    def _groups(self, couplings: Couplings) -> tuple[Tensor, ...]:
+        return couplings.colours if self.scan == "block" else couplings.levels
+
+
+def _couplings(flow: DiscreteFlow, name: str) -> Couplings:
+    couplings = flow.couplings((name,))
+    assert couplings is not None
+    return couplings

@@ -1,0 +1,179 @@
+"""Safeguarded minimisers: a direction from some model of the energy, a step that the energy confirms."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor
+
+from energynet.derivation import Derivation
+from energynet.errors import SettlingError
+from energynet.flow import EnergyFlow, Flow
+from energynet.solvers.base import Solver, column, energy_flow
+from energynet.solvers.chart import Chart
+from energynet.solvers.here import Here
+from energynet.state import State
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+_DECREASE = 1e-4  # the part of the decrease to first order that the energy must fall by (Armijo)
+_UPHILL = 0.8  # how steep the energy may rise at the end of a step: Hager and Zhang's 1 - 2 delta
+_ROUNDING = 64  # energies that differ by fewer units of rounding tell nothing
+_PROGRESS = 0.9  # the residual's, that confirms a step where energies tell nothing
+_SHORTEST, _LONGEST = 0.05, 0.5  # what is kept of a step that was refused
+_GROWTH = 4.0  # of the limit, from a step that was as long and was confirmed
+_PATIENCE = 3  # refusals in a row before what is remembered is given up
+
+
+class Guarded(Solver):
+    """A minimiser with one evaluation of energy and force in a step, each sample on its own.
+
+    A step tries ``project(point + direction)``. The energy has to fall in proportion to the slope (Armijo);
+    where energies agree to within rounding, the slope at the trial decides (the approximate Wolfe condition
+    of Hager and Zhang 2005, SIAM J. Optim. 16:170, eq. 4.1), or the residual, if it shrinks. A trial that is
+    confirmed becomes the point. One that is not sets a limit to the next direction, by the secant of the
+    slopes, which grows again with every step that is confirmed. After three refusals in a row what is
+    remembered is cleared and the direction is the force, over the curvature that the trials met (Barzilai and
+    Borwein 1988, IMA J. Numer. Anal. 8:141); so is a direction that does not lead downhill. Hence the energy
+    never rises, but for rounding.
+
+    Units at an end of their domain that the force pushes against, and held ones, take no part in a direction
+    (two-metric projection; Bertsekas 1982, SIAM J. Control Optim. 20:221). Time constants do not matter.
+
+    Raises
+    ------
+    SettlingError
+        If the flow has no energy, or one with kinks: a term with a proximal map.
+    """
+
+    @abstractmethod
+    def propose(self, here: Here, memory: State) -> Float[Tensor, "batch units"]:
+        """A direction, in flat coordinates; entries of units that cannot move are ignored.
+
+        It is shortened to ``here.limit``, unless it keeps to it.
+        """
+
+    def blank(self, here: Here) -> State:
+        """An empty memory: a dict of tensors, zero where nothing is known."""
+        return {}
+
+    def remember(self, memory: State, step: Tensor, change: Tensor, positive: Tensor) -> State:
+        """The memory after a step that was confirmed, with what it took off the force.
+
+        ``positive`` tells, for each sample, along which step the energy is convex.
+        """
+        return memory
+
+    @final
+    def init(self, flow: Flow, state: State) -> Any:
+        chart = Chart(_smooth(self, flow), state)
+        point = chart.join(state)
+        energy, force = chart.evaluate(point)
+        slope, one, count = chart.slope(point), torch.ones_like(energy), torch.zeros_like(energy)
+        here = Here.at(chart, point, force, slope, one, one * math.inf)
+        memory = self.blank(here)
+        return {
+            "energy": energy,
+            "force": force,
+            "slope": slope,
+            "residual": chart.residual(point, force),
+            "direction": _downhill(here, self.propose(here, memory), count > 0),
+            "curvature": one,
+            "limit": here.limit,
+            "refusals": count,  # in a row
+            "refused": count,
+            "memory": memory,
+        }
+
+    @final
+    def step(
+        self, flow: Flow, state: State, carry: Any, generator: torch.Generator | None
+    ) -> tuple[State, Any, Tensor]:
+        assert isinstance(flow, EnergyFlow)
+        chart = Chart(flow, state)
+        before = chart.join(state)
+        point = chart.project(before + carry["direction"])
+        energy, force = chart.evaluate(point)
+        step, change = point - before, carry["force"] - force
+        trial = {
+            "energy": energy,
+            "force": force,
+            "slope": chart.slope(point),
+            "residual": chart.residual(point, force),
+        }
+        confirmed, kept = _judge(step, carry, trial)
+        old = carry["memory"]
+        new: dict[str, Any] = {**choose(confirmed, trial, carry)}
+        point = torch.where(column(confirmed, point), point, before)
+        here = Here.at(
+            chart, point, new["force"], new["slope"], carry["curvature"], _limit(carry, confirmed, kept)
+        )
+        here, positive = here.after(step, change, confirmed)
+        memory = choose(confirmed, self.remember(old, step, change, positive), old)
+        refusals = torch.where(confirmed, 0.0, carry["refusals"] + 1)
+        stuck = (refusals > 0) & (refusals % _PATIENCE == 0)
+        new |= {
+            "direction": _downhill(here, self.propose(here, memory), stuck),
+            "curvature": here.curvature,
+            "limit": here.limit,
+            "refusals": refusals,
+            "refused": carry["refused"] + (~confirmed).to(refusals.dtype),
+            "memory": choose(~stuck, memory, {n: torch.zeros_like(v) for n, v in memory.items()}),
+        }
+        return chart.split(point), new, new["residual"]
+
+    def statistics(self, carry: Any) -> dict[str, Tensor]:
+        """``refused``: how many steps were taken back because they did not lower the energy."""
+        return {"refused": carry["refused"]}
+
+
+def choose(condition: Bool[Tensor, batch], first: State, second: State) -> State:
+    """For each sample, the tensors of one dict or those of the same names in another."""
+    return {n: torch.where(column(condition, value), value, second[n]) for n, value in first.items()}
+
+
+def _smooth(solver: Solver, flow: Flow) -> EnergyFlow:
+    """The flow, if it is that of an energy without known kinks; else `SettlingError`."""
+    flow = energy_flow(solver, flow)
+    for _, part in flow.conditioned.base.parts():
+        if part.derivation(flow.links) is Derivation.PROXIMAL and set(part.variables) & set(flow.names):
+            raise SettlingError(
+                f"{type(solver).__name__} needs an energy without kinks, but {part} may have one; use "
+                "Proximal, or give the variable a link that absorbs it, such as SoftThreshold"
+            )
+    return flow
+
+
+def _judge(step: Tensor, here: State, there: State) -> tuple[Bool[Tensor, batch], Float[Tensor, batch]]:
+    """Whether a trial is confirmed, and what part of the step to keep if it is not."""
+    first, last = (-(at["slope"] * at["force"] * step).sum(1) for at in (here, there))
+    change = there["energy"] - here["energy"]
+    size = torch.maximum(there["energy"].abs(), here["energy"].abs())
+    alike = change.abs() <= _ROUNDING * torch.finfo(change.dtype).eps * size
+    calm = (last <= _UPHILL * first.abs()) | (there["residual"] <= _PROGRESS * here["residual"])
+    confirmed = torch.where(alike, calm, change <= _DECREASE * first.clamp(max=0.0))
+    bends = last > first
+    flat = first / torch.where(bends, first - last, 1.0)  # where the secant of the slopes vanishes
+    kept = torch.where(bends, flat.clamp(_SHORTEST, _LONGEST), _LONGEST)
+    return confirmed, torch.where(torch.isfinite(change), kept, _SHORTEST)
+
+
+def _limit(carry: Any, confirmed: Tensor, kept: Tensor) -> Float[Tensor, batch]:
+    """The length of the longest step that is worth a trial after one was confirmed or not."""
+    length = carry["direction"].square().sum(1).sqrt()
+    bound = length > 0.9 * carry["limit"]
+    return torch.where(confirmed, torch.where(bound, _GROWTH * length, math.inf), kept * length)
+
+
+def _downhill(here: Here, direction: Tensor, stuck: Tensor) -> Tensor:
+    """The direction on units that can move, within the limit; the force where it does not lead downhill."""
+    direction = here.within(torch.where(here.free, direction, 0.0))
+    step = here.chart.project(here.point + direction) - here.point
+    least = torch.finfo(step.dtype).eps ** 0.5
+    fall, length = here.dot(here.force, step), here.dot(step, step) * here.dot(here.force, here.force)
+    downhill = (fall >= least * length.sqrt()) & torch.isfinite(direction).all(1) & ~stuck
+    return torch.where(column(downhill, direction), direction, here.within(here.scaled(here.force)))

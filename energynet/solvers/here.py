@@ -1,0 +1,106 @@
+"""What a minimiser knows of the energy around the points it is at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from energynet.solvers.chart import Chart
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+
+@dataclass(frozen=True, eq=False)
+class Here:
+    """The point of each sample, and what is known of the energy around it.
+
+    Attributes
+    ----------
+    chart
+        The flow in flat coordinates.
+    point
+        What is integrated, ``(batch, units)``, as are the next four.
+    force
+        Zero on units that cannot move.
+    free
+        Where a unit can move: not held, and not at an end of its domain that the force pushes against.
+    weight
+        Of each unit in `dot`: the slope of its link, or 1; zero where it cannot move.
+    gain
+        How much of its curvature a unit owes to the energy of values: the slope of its link here or one force
+        further on, or 1. The rest is its relaxation towards a drive, which has curvature 1.
+    curvature
+        Of the energy of values along the last step, ``(batch,)``.
+    limit
+        The length of the longest step that is worth a trial, ``(batch,)``.
+    """
+
+    chart: Chart
+    point: Tensor
+    force: Tensor
+    free: Tensor
+    weight: Tensor
+    gain: Tensor
+    curvature: Tensor
+    limit: Tensor
+
+    @classmethod
+    def at(
+        cls, chart: Chart, point: Tensor, force: Tensor, slope: Tensor, curvature: Tensor, limit: Tensor
+    ) -> Here:
+        """Look around at a point with a force, of which held units have none, and the slopes of its links."""
+        free = chart.free(point, force)
+        force = torch.where(free, force, 0.0)
+        gain = torch.maximum(slope, chart.slope(point + force)) if chart.flow.links else slope
+        return cls(chart, point, force, free, torch.where(free, slope, 0.0), gain, curvature, limit)
+
+    def dot(self, one: Tensor, other: Tensor) -> Float[Tensor, batch]:
+        """The inner product in which the Jacobian of the force is symmetric."""
+        return (self.weight * one * other).sum(1)
+
+    def scaled(self, vector: Tensor) -> Tensor:
+        """A vector over the curvature of each unit, as far as `curvature` tells."""
+        rest = (1 - self.gain).clamp(min=0.0)
+        return torch.where(self.free, vector / (rest + self.gain * self.curvature.unsqueeze(1)), 0.0)
+
+    def within(self, direction: Tensor) -> Tensor:
+        """A direction, shortened to the limit."""
+        length = direction.square().sum(1).sqrt()
+        longer = length > self.limit
+        part = torch.where(longer, self.limit / torch.where(longer, length, 1.0), 1.0)
+        return part.unsqueeze(1) * direction
+
+    def along(self, steps: Tensor, changes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What steps, ``(batch, number, units)``, tell by what they took off the force.
+
+        Returns
+        -------
+        bend
+            The inner product of each step and its change, ``(batch, number)``.
+        positive
+            Where that is positive beyond rounding, so that the other two mean something.
+        curvature
+            The curvature of the energy of values that it amounts to.
+        """
+        weighted = self.weight.unsqueeze(1) * changes
+        bend, norm = (weighted * steps).sum(2), (weighted * changes).sum(2)
+        length = (self.weight.unsqueeze(1) * steps * steps).sum(2)
+        positive = bend > torch.finfo(bend.dtype).eps * (length * norm).sqrt()
+        ratio = norm / torch.where(positive, bend, 1.0)
+        share = (weighted * self.gain.unsqueeze(1) * changes).sum(2) / torch.where(positive, norm, 1.0)
+        curvature = 1 + (ratio - 1) / torch.where(positive, share, 1.0)
+        return bend, positive, torch.maximum(curvature, 0.1 * ratio.clamp(max=1.0))
+
+    def after(self, step: Tensor, change: Tensor, confirmed: Tensor) -> tuple[Here, Bool[Tensor, batch]]:
+        """The same with the curvature along a step, and whether that is positive.
+
+        Where it is not, a refused step says no more than that steps have to be shorter, a confirmed one that
+        they may be longer.
+        """
+        _, positive, found = (each.squeeze(1) for each in self.along(step.unsqueeze(1), change.unsqueeze(1)))
+        other = self.curvature * torch.where(confirmed, 0.5, 4.0).to(self.curvature.dtype)
+        return replace(self, curvature=torch.where(positive, found, other)), positive

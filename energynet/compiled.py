@@ -105,7 +105,7 @@ class CompiledSteps:
     solver
         What is advanced.
     length
-        Steps in a block; what is left over of a number of steps is done plainly.
+        Steps in a block, if these are short steps; what is left over is done plainly.
     """
 
     def __init__(self, solver: Solver, length: int) -> None:
@@ -120,32 +120,36 @@ class CompiledSteps:
     ) -> tuple[State, Any, Tensor]:
         """As `Solver.advance`."""
         residual: Tensor | None = None
-        while steps >= self.length:
-            point, carry, residual = self._one(flow, point, carry, generator)
-            steps -= self.length
+        while (block := self._bound(flow, point, carry)) is not None and steps >= block.recorded.steps:
+            point, carry, residual = self._one(block, flow, point, carry, generator)
+            steps -= block.recorded.steps
         if steps or residual is None:
             point, carry, residual = self.solver.advance(flow, point, carry, generator, steps)
         return point, carry, residual
 
-    def _one(
-        self, flow: EnergyFlow, point: State, carry: Any, generator: torch.Generator | None
-    ) -> tuple[State, Any, Tensor]:
-        randomness: Any = generator
-        try:
-            if self._flow is not flow:  # the first block, or samples have been dropped
-                self._flow, self._block = flow, None
+    def _bound(self, flow: EnergyFlow, point: State, carry: Any) -> Block | None:
+        """The block for a flow, with what it reads from it; None where there can be none."""
+        if self._flow is not flow:  # the first block, or samples have been dropped
+            self._flow, self._block = flow, None
+            try:
                 self._block = self._find(flow, point, carry)
                 self._known = [] if self._block is None else self._block.known(flow)
-            if self._block is not None:
-                noise = self._block.recorded.draw(flow.batch, generator)
-                randomness = Tape(noise)  # what has been drawn is used, also where the block cannot be run
-                leaves, _ = flatten((point, carry))
-                found = self._block(leaves, self._known, noise)
-                return rebuild(self._block.recorded.returned, iter(found))
+            except CompileError as error:
+                note_fallback(flow.conditioned.base, error, _NOTE, stacklevel=6)
+        return self._block
+
+    def _one(
+        self, block: Block, flow: EnergyFlow, point: State, carry: Any, generator: torch.Generator | None
+    ) -> tuple[State, Any, Tensor]:
+        noise = block.recorded.draw(flow.batch, generator)
+        leaves, _ = flatten((point, carry))
+        try:
+            return rebuild(block.recorded.returned, iter(block(leaves, self._known, noise)))
         except CompileError as error:
             self._block = None
             note_fallback(flow.conditioned.base, error, _NOTE, stacklevel=6)
-        return self.solver.advance(flow, point, carry, randomness, self.length)
+        tape: Any = Tape(noise)  # what has been drawn for the block
+        return self.solver.advance(flow, point, carry, tape, block.recorded.steps)
 
     def _find(self, flow: EnergyFlow, point: State, carry: Any) -> Block | None:
         """The block for a flow; None where its forces come from autograd, of which there was a warning."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, final
 
@@ -232,6 +232,12 @@ class DiscreteFlow(EnergyFlow):
         assert isinstance(taken, DiscreteFlow)
         taken._drive = None if self._drive is None else self._drive.index_select(1, index)
         return taken
+
+    def over(self, forces: Forces, batch: int, each: Callable[[Tensor], Tensor]) -> EnergyFlow:
+        twin = super().over(forces, batch, each)
+        assert isinstance(twin, DiscreteFlow)
+        twin._drive = None
+        return twin
 
 
 def rounding(scale: Tensor) -> Tensor:

@@ -7,54 +7,43 @@ So it stays right while values change. The size of the batch is a symbol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.fx.graph import CodeGen
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from energynet.errors import CompileError, SettlingError, StateError
 from energynet.flow import EnergyFlow
 from energynet.forces import EagerForces, TracedForces
-from energynet.programs import tensors_beside, tensors_in
-from energynet.samplers.noise import Draw, Tape
+from energynet.lifting import (
+    Input,
+    Noise,
+    constants_as_inputs,
+    drop_unused,
+    noise_as_inputs,
+    of_flow,
+    of_node,
+    refuse_chance,
+    tensors_of,
+)
+from energynet.samplers.noise import Tape
 from energynet.solvers import Solver
 from energynet.solvers.carry import batched, flatten, rebuild
 from energynet.state import State
-from energynet.trace import Dim, parameters_of
+from energynet.trace import Dim
 
 _BATCH = 7  # while recording; the graph is not used for batches to which the guards of this one do not extend
 
-# operators that make a tensor of a literal
-_LIFTS = {
-    torch.ops.aten.lift_fresh_copy.default,
-    torch.ops.aten.lift_fresh.default,
-    torch.ops.aten.lift.default,
-}
+# operators: a block of more is a single step, which saves as much; a step of more is not compiled
+_LONG, _LONGEST = 500, 3000
 SMALLEST = 2  # torch takes a size of 1 for a number that does not change
-
-Source = Callable[[EnergyFlow], Tensor]
-
-
-@dataclass(frozen=True)
-class Input:
-    """A tensor that the graph reads, and which of its dimensions are the batch."""
-
-    source: Source
-    batched: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Noise:
-    """Random numbers that the graph reads; a size is a number or an expression of the batch."""
-
-    draw: Draw
-    shape: tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +65,8 @@ class Recorded:
         Signs of curvatures that the steps have asked for, as `TracedForces.convexity`.
     batch
         The symbol of the batch and what must hold of it; or the only size that the graph is right for.
+    steps
+        How many.
     """
 
     graph: torch.fx.GraphModule
@@ -84,6 +75,7 @@ class Recorded:
     returned: Any
     convexity: dict[int, tuple[bool, ...]]
     batch: tuple[Any, tuple[Any, ...]] | int
+    steps: int
     _sizes: dict[int, bool] = field(default_factory=dict)
     _shapes: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
 
@@ -129,14 +121,22 @@ class Recorded:
 
 
 def record(flow: EnergyFlow, solver: Solver, point: State, carry: Any, steps: int) -> Recorded:
-    """The graph of ``steps`` steps of a solver.
+    """The graph of ``steps`` steps of a solver, or of one step where that is long enough.
 
     Raises
     ------
     CompileError
-        If the steps look at values, draw random numbers of their own, or return other tensors than they take.
+        If the steps look at values, draw random numbers of their own, or return other tensors than they
+        take; or if one step would take minutes to compile.
     """
     recorder = _Recorder(flow, solver, point, carry, steps)
+    if recorder.operators > _LONG and steps > 1:
+        recorder = _Recorder(flow, solver, point, carry, 1)
+    if recorder.operators > _LONGEST:
+        raise CompileError(
+            f"a step of {type(solver).__name__} takes {recorder.operators} operators, and compiling more "
+            f"than {_LONGEST} takes minutes"
+        )
     found = recorder.run(_BATCH)
     if found is not None and found.fits_batch(flow.batch):
         return found
@@ -162,14 +162,16 @@ class _Recorder:
                 )
         environment = forces.environment.noting()
         trial = forces.within(environment, {}, _no_eager)
-        self._advance(flow.over(trial, flow.batch, lambda value: value), self.leaves, Tape())
+        with _Count() as count:
+            self._advance(flow.over(trial, flow.batch, lambda value: value), self.leaves, Tape())
+        self.operators = count.calls
         self.convexity = trial.convexity
         self.nodes = list(environment.noted)
-        self.inputs = [Input(_of_flow(i), (0,)) for i in range(len(tensors_of(flow)))]
+        self.inputs = [Input(of_flow(i), (0,)) for i in range(len(tensors_of(flow)))]
         for node in self.nodes:
             assert node.shape is not None
             self.inputs.append(
-                Input(_of_node(node), tuple(i for i, n in enumerate(node.shape) if n is Dim.BATCH))
+                Input(of_node(node), tuple(i for i, n in enumerate(node.shape) if n is Dim.BATCH))
             )
         self.fixed = any(node.shape and Dim.EXPRESSION in node.shape for node in self.nodes)
 
@@ -221,10 +223,10 @@ class _Recorder:
             return None
         symbol = None if static else fakes[0].shape[0].node.expr  # type: ignore[union-attr]
         graph = module.graph
-        noise = _noise_as_inputs(graph, [kind for kind, _ in tape.drawn])
-        _refuse_chance(graph)
-        extra = _constants_as_inputs(module, count + len(self.inputs), self.flow, self.solver)
-        kept = _drop_unused(graph, count, len(self.inputs) + len(extra))
+        noise = noise_as_inputs(graph, [kind for kind, _ in tape.drawn])
+        refuse_chance(graph)
+        extra = constants_as_inputs(module, count + len(self.inputs), self.flow, self.solver)
+        kept = drop_unused(graph, count, len(self.inputs) + len(extra))
         graph.set_codegen(CodeGen())
         graph.lint()
         inputs = [*self.inputs, *extra]
@@ -235,6 +237,7 @@ class _Recorder:
             returned[0],
             self.convexity,
             batch if static else (symbol, tuple(guard.expr for guard in shapes.guards)),
+            self.steps,
         )
 
     def _compare(self, out: Sequence[Tensor], given: Sequence[Tensor], structure: Any) -> None:
@@ -245,40 +248,20 @@ class _Recorder:
             raise CompileError(f"{type(self.solver).__name__} returns another carry than it takes")
 
 
+class _Count(TorchDispatchMode):
+    """Counts the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
 def _no_eager() -> EagerForces:
     raise CompileError("the steps take a second derivative that cannot be traced")
-
-
-def tensors_of(flow: EnergyFlow) -> list[Tensor]:
-    """The tensors of a flow besides those of its forces."""
-    found: list[Tensor] = []
-
-    def note(value: Tensor) -> Tensor:
-        found.append(value)
-        return value
-
-    flow.over(flow.forces, flow.batch, note)
-    return found
-
-
-def _of_flow(place: int) -> Source:
-    return lambda flow: tensors_of(flow)[place]
-
-
-def _of_node(node: Any) -> Source:
-    def source(flow: EnergyFlow) -> Tensor:
-        assert isinstance(flow.forces, TracedForces)
-        return flow.forces.environment.get(node)
-
-    return source
-
-
-def _of_parameter(name: str) -> Source:
-    return lambda flow: parameters_of(flow.conditioned.base)[name]
-
-
-def _of_constant(value: Tensor) -> Source:
-    return lambda _: value
 
 
 def _fake(
@@ -295,84 +278,3 @@ def _fake(
             DimDynamic.DUCK if i in batched and not static else DimDynamic.STATIC for i in range(like.ndim)
         ]
         return mode.from_tensor(specimen, symbolic_context=StatelessSymbolicContext(dynamic_sizes=dims))
-
-
-def _noise_as_inputs(graph: torch.fx.Graph, kinds: Sequence[str]) -> list[Noise]:
-    """Turn the last outputs of a graph, what the tape has handed out, into inputs."""
-    output = graph.output_node()
-    results = list(output.args[0])  # type: ignore[arg-type]
-    split = len(results) - len(kinds)
-    output.args = (results[:split],)
-    noise = []
-    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
-    for kind, node in zip(kinds, results[split:], strict=True):
-        value = node.meta["val"]
-        shape = tuple(n if isinstance(n, int) else _expression(n) for n in value.shape)
-        with graph.inserting_after(last):
-            last = graph.placeholder(f"noise_{len(noise)}")
-        last.meta["val"] = value
-        node.replace_all_uses_with(last)
-        noise.append(Noise(Draw(kind, value.dtype, value.device), shape))
-    graph.eliminate_dead_code()
-    return noise
-
-
-def _expression(size: torch.SymInt) -> Any:
-    expression = size.node.expr
-    return int(expression) if expression.is_number else expression
-
-
-def _refuse_chance(graph: torch.fx.Graph) -> None:
-    for node in graph.nodes:
-        op = node.target
-        if isinstance(op, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in op.tags:
-            raise CompileError(
-                f"{op} draws random numbers of its own; draw them with energynet.samplers.noise"
-            )
-
-
-def _constants_as_inputs(
-    module: torch.fx.GraphModule, place: int, flow: EnergyFlow, solver: Solver
-) -> list[Input]:
-    """Turn tensors that the graph holds into inputs.
-
-    Parameters are read by name. What the solver or a term of the energy holds is kept: with another tensor
-    they are another solver or energy. Anything else, such as the value of a clamp, would grow old unnoticed.
-    """
-    graph, base = module.graph, flow.conditioned.base
-    named = {id(value): name for name, value in parameters_of(base).items()}
-    fixed = {id(value) for value in (*tensors_in(vars(solver)), *tensors_beside(base))}
-    inputs: list[Input] = []
-    last = [node for node in graph.nodes if node.op == "placeholder"][place - 1]
-    for node in [node for node in graph.nodes if node.op == "get_attr"]:
-        value: Any = module
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
-        literal = all(user.target in _LIFTS for user in node.users)
-        name = named.get(id(value))
-        if not isinstance(value, Tensor) or isinstance(value, FakeTensor):
-            raise CompileError(f"the steps keep {type(value).__name__} {node.target}")
-        if name is None and not literal and id(value) not in fixed:
-            raise CompileError(
-                f"the steps read a tensor of shape {tuple(value.shape)} that comes from neither the state, "
-                "the carry, the energy nor the solver"
-            )
-        with graph.inserting_after(last):
-            last = graph.placeholder(f"constant_{len(inputs)}")
-        last.meta.update(node.meta)
-        node.replace_all_uses_with(last)
-        graph.erase_node(node)
-        inputs.append(Input(_of_constant(value) if name is None else _of_parameter(name), ()))
-    return inputs
-
-
-def _drop_unused(graph: torch.fx.Graph, first: int, count: int) -> list[int]:
-    """Remove inputs that nothing reads, of ``count`` after the ``first``; the places of those that stay."""
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    kept = []
-    for place, node in enumerate(placeholders[first : first + count]):
-        if node.users:
-            kept.append(place)
-        else:
-            graph.erase_node(node)
-    return kept

@@ -144,8 +144,8 @@ def relax(
     done, every = 0, run.every
     advance = solver.advance
     if compile:
-        length = min(every, max_steps) if recording is None else math.gcd(every, record_every)
-        advance = CompiledSteps(solver, length).advance
+        length = every if recording is None else math.gcd(every, record_every)
+        advance = CompiledSteps(solver, min(length, max_steps)).advance
     while done < max_steps and run.active:
         steps = min(every - done % every, max_steps - done)
         if recording is not None:

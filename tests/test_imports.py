@@ -20,7 +20,7 @@ LAYERS = [
     {"terms", "cost"},
     {"couplings", "quadratic", "dynamics", "forces", "flow", "lifted", "discrete", "stopping"},
     {"solvers", "samplers"},
-    {"diagnostics", "recording", "running", "solution", "recorded", "compiled", "settle", "exact"},
+    {"diagnostics", "recording", "running", "solution", "lifting", "recorded", "compiled", "settle", "exact"},
     {"annealing", "rules", "models"},
     {"testing", "data", "plot", "track", "provenance"},
     {"training"},

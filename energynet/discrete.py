@@ -164,16 +164,15 @@ class DiscreteFlow(EnergyFlow):
 
     def unpacked(self, names: Sequence[str], bits: Tensor, like: State) -> State:
         """The values that bits stand for."""
-        parts = bits.t().split([self.size(name) for name in names], 1)
+        parts = bits.split([self.size(name) for name in names])
         return {
-            name: self.chosen(name, part > 0.5).reshape(like[name].shape).to(like[name].dtype)
+            name: self.chosen(name, part).t().contiguous().reshape(like[name].shape)
             for name, part in zip(names, parts, strict=True)
         }
 
-    def chosen(self, name: str, high: Tensor) -> Tensor:
-        """The high value where a condition holds, else the low one."""
-        variable = self.variables[name]
-        return torch.where(high, variable.high, variable.low)
+    def chosen(self, name: str, bits: Tensor) -> Tensor:
+        """The values of a variable that bits stand for."""
+        return bits * self._width(name) + self.variables[name].low
 
     def fixed(self, names: Sequence[str]) -> Tensor | None:
         """Which units are held, ``(units, batch)``; None where none of these variables is held in part."""

@@ -50,7 +50,10 @@ class LiftedFlow(EnergyFlow):
 
     def volume_force(self, point: State) -> State:
         """The gradient of `volume`, for variables with a link."""
-        return {name: link.log_slope_gradient(point[name]) for name, link in self.links.items()}
+        result = {name: link.log_slope_gradient(point[name]) for name, link in self.links.items()}
+        for name in result.keys() & self.held.keys():
+            result[name] = result[name].masked_fill(self.held[name], 0.0)
+        return result
 
     def reflect(self, point: State) -> tuple[State, State]:
         """The point folded back into the domains, and the signs of momenta that were reflected."""

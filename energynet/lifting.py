@@ -62,6 +62,7 @@ def of_flow(place: int) -> Source:
 
 def of_node(node: Any) -> Source:
     """What the environment of the forces says of a node."""
+
     def source(flow: EnergyFlow) -> Tensor:
         assert isinstance(flow.forces, TracedForces)
         return flow.forces.environment.get(node)

@@ -97,6 +97,13 @@ def test_held_units_release_nothing(family: str) -> None:
     assert (released[~mask] != 0).all()
 
 
+def test_what_is_no_more_than_rounding_is_no_residual() -> None:
+    flow = en.DiscreteFlow(family_of("spins"), None, {"s": torch.ones(3, 5, dtype=F64)})
+    released = -torch.ones(3, 5, dtype=F64)
+    released[:, 2] = torch.tensor([1e-16, 1e-12, -1e-16], dtype=F64)
+    assert flow.residual(flow.start, {"s": released}).tolist() == [0.0, 1e-12, 0.0]
+
+
 @pytest.mark.parametrize("held", ["v", "h"])
 def test_a_clamped_variable_is_part_of_the_field(held: str) -> None:
     energy = restricted(en.Bit(4), en.Spin(3))

@@ -195,3 +195,38 @@ def test_the_ends_of_a_domain_are_those_of_the_dtype(dtype: torch.dtype) -> None
     beyond = torch.nextafter(ends, ends * 2)
     with pytest.raises(en.StateError, match=r"in \[-0.3, 0.4\]"):
         variable.check("s", beyond)
+
+
+def mirrored(value: float, low: float, high: float) -> tuple[float, int]:
+    """Reflect at one wall after the other until the value is between them."""
+    turns = 0
+    while not low <= value <= high:
+        value = 2 * low - value if value < low else 2 * high - value
+        turns += 1
+    return value, turns
+
+
+WALLED = [
+    en.NonNegative(1),
+    en.Unit(1),
+    en.Interval(1, low=-2, high=3),
+    en.Interval(1, low=-math.inf, high=0.7),
+    en.Interval(1, low=0.3, high=math.inf),
+]
+
+
+@given(st.lists(st.floats(-40, 40), min_size=1, max_size=6), st.sampled_from(WALLED))
+def test_walls_reflect_as_often_as_it_takes(values: list[float], variable: en.variable.Continuous) -> None:
+    folded, sign = variable.reflect(torch.tensor(values, dtype=torch.float64).unsqueeze(1))
+    assert sign is not None
+    variable.check("s", folded)
+    for found, turn, value in zip(folded.squeeze(1).tolist(), sign.squeeze(1).tolist(), values, strict=True):
+        expected, turns = mirrored(value, variable.low, variable.high)
+        assert found == pytest.approx(expected, abs=1e-9)
+        near = min(abs(expected - variable.low), abs(expected - variable.high)) < 1e-9
+        assert turn == (-1) ** turns or near  # on a wall either side of a reflection is right
+
+
+def test_without_a_wall_nothing_reflects() -> None:
+    value = torch.tensor([[1e9]])
+    assert en.Real(1).reflect(value) == (value, None)

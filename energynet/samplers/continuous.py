@@ -111,8 +111,7 @@ def with_volume(flow: LiftedFlow, state: State, force: State, temperature: Tempe
         return force
     total = dict(force)
     for name, stretch in flow.volume_force(state).items():
-        free = stretch.masked_fill(flow.held[name], 0.0) if name in flow.held else stretch
-        total[name] = plus(force[name], free, temperature)
+        total[name] = plus(force[name], stretch, temperature)
     return total
 
 

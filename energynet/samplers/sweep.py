@@ -83,8 +83,7 @@ class Sweep:
                 level = _hold(level, rows(self._flow.held[name]), high)
             new = (gap > level).to(gap.dtype)
             self._count(gap, new - high, 1)
-            value = self._flow.chosen(name, new > 0.5)
-            self.state[name] = value.reshape(self.state[name].shape).to(gap.dtype)
+            self.state[name] = self._flow.chosen(name, new).reshape(self.state[name].shape)
 
     def groups(self, names: Sequence[str], couplings: Couplings, groups: Iterable[Tensor]) -> None:
         """Groups of units that are not coupled, one group after the other."""
@@ -153,9 +152,9 @@ class Sweep:
         return level if fixed is None else _hold(level, fixed, bits)
 
     def _count(self, gap: Tensor, change: Tensor, units: int) -> None:
-        gain = torch.where((change == 0) & ~gap.isnan(), 0.0, gap * change).amax(units)
         finite = torch.finfo(gap.dtype).max  # leaving a forbidden state releases infinitely much
-        self.released = torch.maximum(self.released, gain.clamp(0.0, finite))
+        gain = (gap.clamp(-finite, finite) * change).amax(units)
+        self.released = torch.maximum(self.released, gain.clamp(min=0.0))
         self.changed = self.changed + change.abs().sum(units)
 
 

@@ -145,9 +145,8 @@ class ParallelTempering(Solver):
         pair = torch.arange(swaps.shape[1], device=swaps.device)
         could = (attempts + 1 - pair % 2) // 2  # even pairs come first
         told = self.sampler.statistics(_join(carry["sampler"]))
-        found = {
-            n: v.unflatten(0, (-1, len(self.temperatures))).to(_float(v)).mean(1) for n, v in told.items()
-        }
+        each = _split(told, len(self.temperatures))
+        found = {name: value.to(_float(value)).mean(1) for name, value in each.items()}
         found["swap"] = swaps / could.clamp(min=1)
         found["round_trips"] = carry["round_trips"].to(found["swap"].dtype)
         return found

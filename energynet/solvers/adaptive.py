@@ -35,29 +35,29 @@ class Adaptive(Solver):
 
     A step is accepted where the estimate of its error, the root mean square over the units of a sample of
     error / (atol + rtol * |u|), is at most 1, u being what is integrated: potentials, else values. A sample
-    whose step is rejected stays where it is and tries a smaller one. Steps are chosen by the
-    proportional-integral control and the initial step by the rule of Hairer, Norsett and Wanner (1993, Solving
-    Ordinary Differential Equations I, section II.4).
+    whose step is rejected stays where it is and tries a smaller one. Steps are chosen by the proportional-
+    integral control, and the first one by the rule, of Hairer, Norsett and Wanner (1993, Solving Ordinary
+    Differential Equations I, section II.4).
 
     Near a stationary point what limits a step is stability, of which errors tell only once they have grown to
-    the tolerance. So the largest rate of relaxation is estimated from the last two stages, as in section IV.2
-    of Hairer and Wanner (1996), and steps are kept below 3 over it: residuals fall to rounding
-    whatever the tolerances are.
+    the tolerance. So the largest rate of relaxation is estimated from the last two stages, as by Hairer and
+    Wanner (1996, Solving Ordinary Differential Equations II, section IV.2), and steps are kept below 3 over
+    it: the residual falls to rounding whatever the tolerances are.
 
-    Every stage is projected onto the domains. Where the end of a domain is met within a step, the velocity
-    jumps, and that step is of first order, local error of dt^2; the estimate sees the jump and
-    shortens the step until it fits the tolerance. Where no end is met the order is 5.
+    Every stage is projected onto the domains. Where no end of a domain is met the order is 5. Where one is
+    met within a step the velocity jumps, and the error of that step is of second order in its length; the
+    estimate sees the jump, and the step is shortened until it fits the tolerance.
 
     Parameters
     ----------
     rtol, atol
-        Tolerances of the error of a step. By default 1e-6 and 1e-9 in float64, 1e-3 and 1e-5 in float32: settling needs no
-        more, and a trajectory is then right to four digits or so; give smaller ones for more. If one is given, the
-        other is zero. Below ten times the spacing of the numbers of a sample they have no effect.
+        Tolerances of the error of a step. By default rtol is 1e-6 in float64 and 1e-4 in float32, whose
+        rounding is 1e-7, and atol is rtol / 1000: more than settling needs, at hardly more steps on stiff
+        networks. Below ten times the spacing of the numbers of a sample they have no effect.
     time
-        Integrate for this time, in units of the time constants: the last step of a sample ends there, and there
-        it stays. The residual of `step` is then the time that is left, so that settling ends, with the
-        status ``CONVERGED``, when it is zero. By default until stationary.
+        Integrate for this time, in units of the time constants: the last step of a sample ends there, and
+        there it stays. The residual that `step` reports is then the time that is left, so that settling ends,
+        with the status ``CONVERGED``, when it is zero. By default until stationary.
 
     Raises
     ------
@@ -71,7 +71,7 @@ class Adaptive(Solver):
         for name, value in (("rtol", rtol), ("atol", atol)):
             if value is not None and not (isinstance(value, (int, float)) and 0 <= value < torch.inf):
                 raise ValueError(f"Adaptive: {name} must be a number from 0 up, got {value!r}")
-        if (rtol is not None or atol is not None) and not (rtol or atol):
+        if rtol == 0 and not atol:
             raise ValueError("Adaptive: rtol and atol are both zero; give one of them a positive number")
         if time is not None:
             positive(self, time=time)

@@ -15,9 +15,11 @@ from energynet.state import State
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_REMEMBER = 0.999  # of the largest rate seen; what is forgotten sooner comes back as an unstable step
+# What is kept in a step of the largest rate seen. What is forgotten too soon comes back as an unstable step,
+# for stiff modes hide once they have settled; but a sample that goes down for long may have left them behind.
+_KEEP, _FORGET, _LEAST = 0.999, 5e-5, 0.9
 _UNSTABLE = 4.0  # dt^2 times a rate from which a step without friction grows
-_WORSE = 100.0  # what the rate is taken to be, in units of what was thought, where the force overflows
+_WORSE = 100.0  # by how much the rate may rise in a step that is undone
 
 
 @final
@@ -29,13 +31,14 @@ class FIRE(Solver):
     of FIRE 2.0, Guenole et al. 2020, Comput. Mater. Sci. 175:109584). While the power <velocity, speed> is
     positive, dt grows and alpha fades; where it turns negative, the sample goes back half a step, stops, and
     starts again with a shorter one. Products and norms are those of the flow's metric, so the power is the
-    rate at which the energy falls, also where potentials are integrated. Each sample has its own dt and alpha.
+    rate at which the energy falls, also where potentials are integrated. Each sample has its own steps.
 
     Steps are stable below 2 over the root of the largest rate of relaxation: the largest curvature of the
     energy, over the time constant. The rate is estimated for each sample, at the start by differences of
     forces along the force, as in the power method, then by the quotient of the differences of forces and of
-    states in each step. A step is kept below 1 over its root; one that was far too long for the
-    curvature that it met is undone. So ``FIRE()`` needs no step size.
+    states in each step. A step is kept below 1 over its root, and undone where it was far too long for the
+    curvature that it met. So ``FIRE()`` needs no step size, and its path does not depend on the unit of
+    the energy.
 
     Units that meet the end of their domain stop there, and their force counts for nothing while it pushes
     against it.
@@ -48,8 +51,9 @@ class FIRE(Solver):
         The longest step; by default what is stable. It is never longer than that.
     grow, shrink, alpha, fade, delay
         What dt is multiplied by going down, after ``delay`` steps, and going up; alpha at the start, and what
-        it is multiplied by. The defaults take about half the steps of those of 2006 (1.1, 0.5, 0.1, 0.99 and 5)
-        on layered networks, sparse coding and predictive coding, for there the longest step is known at once.
+        it is multiplied by going down. The defaults take half to three quarters of the steps of those of 2006
+        (1.1, 0.5, 0.1, 0.99, 5) on layered networks, sparse coding and predictive coding, because the
+        longest step is known from the start.
 
     Raises
     ------
@@ -120,12 +124,13 @@ class FIRE(Solver):
         push = {name: torch.where(inward[name] == 0, 0.0, value) for name, value in velocity.items()}
         power = inner(push, speed, weight)
         uphill = power < 0
+        one = torch.ones_like(dt)
         downhill = torch.where(power > 0, carry["downhill"] + 1, 0.0)
         pace = downhill > self.delay
         back = torch.where(uphill, 0.5 * dt, 0.0)
-        dt = dt * torch.where(uphill, self.shrink, torch.where(pace, self.grow, 1.0))
+        dt = dt * torch.where(uphill, self.shrink * one, torch.where(pace, self.grow * one, one))
         dt = torch.minimum(dt, self._limit(carry["rate"]))
-        alpha = torch.where(uphill, self.alpha, carry["alpha"] * torch.where(pace, self.fade, 1.0))
+        alpha = torch.where(uphill, self.alpha, carry["alpha"] * torch.where(pace, self.fade * one, one))
         new = {
             name: torch.where(column(uphill, v), 0.0, v) + column(dt, v) * push[name]
             for name, v in speed.items()
@@ -138,8 +143,10 @@ class FIRE(Solver):
         there = flow.velocity(moved)
         sound = largest(there) < torch.inf
         found = rate(moved, state, there, velocity, carry["rate"], weight)
-        found = torch.where(sound, found, _WORSE * carry["rate"])
         good = sound & (found * dt.square() <= _UNSTABLE)
+        worse = _WORSE * carry["rate"]
+        found = torch.where(good, found, torch.where(sound, torch.minimum(found, worse), worse))
+        kept = (_KEEP - _FORGET * downhill).clamp(min=_LEAST) * carry["rate"]
         new = {
             name: torch.where((moved[name] == free[name]) & column(good, v), v, 0.0)
             for name, v in new.items()
@@ -150,7 +157,7 @@ class FIRE(Solver):
             "dt": dt,
             "alpha": torch.where(good, alpha, self.alpha),
             "downhill": torch.where(good, downhill, 0.0),
-            "rate": torch.maximum(found, _REMEMBER * carry["rate"]),
+            "rate": torch.maximum(found, kept),
         }
 
 

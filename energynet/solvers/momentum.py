@@ -21,31 +21,32 @@ class Momentum(Solver):
     """Descent that goes on a part of the way it came: Nesterov's accelerated gradient, or the heavy ball.
 
     Nesterov (1983, Soviet Math. Dokl. 27:372) evaluates the velocity ahead, at y = s + m (s - s_before), and
-    steps s <- y + dt * velocity(y). The heavy ball (Polyak 1964, USSR Comput. Math. Math. Phys. 4:1, eq. 9) uses
-    the velocity at s: s <- s + dt * velocity(s) + m (s - s_before). The velocity is that of the flow: divided
-    by the time constants, and in potentials where there are links.
+    steps s <- y + dt * velocity(y). The heavy ball (Polyak 1964, USSR Comput. Math. Math. Phys. 4:1) uses the
+    velocity at s: s <- s + dt * velocity(s) + m (s - s_before). The velocity is that of the flow: divided by
+    the time constants, and in potentials where there are links.
 
     Points are projected onto the domains; the momentum of a unit that was stopped by an end is zero.
 
     Parameters
     ----------
     dt
-        Step, in units of the time constants. With L the largest curvature of the energy over the time constant,
-        Nesterov is stable below 4 / (3 L), for any momentum, and the heavy ball below 2 (1 + m) / L.
+        Step, in units of the time constants. With L the largest curvature of the energy over the time
+        constant, Nesterov is stable below 4 / (3 L), for any momentum, and the heavy ball below
+        2 (1 + m) / L.
     momentum
-        m, from 0 to below 1. By default Nesterov's sequence, k / (k + 3) in the k-th step (Su, Boyd and Candes
-        2016, J. Mach. Learn. Res. 17:153, eq. 2): with restart it comes within a quarter of the best constant
-        on layered networks, well scaled or stiff, while a constant that is best for one takes several
-        times the steps on the other. The heavy ball has no such sequence and needs a number. On a
-        quadratic of curvatures l to L it is fastest, by sqrt(l / L) to a step, for
-        m = ((sqrt(L) - sqrt(l)) / (sqrt(L) + sqrt(l)))^2 and dt = (2 / (sqrt(L) + sqrt(l)))^2.
+        m, from 0 to below 1. By default Nesterov's sequence, k / (k + 3) after k steps (Su, Boyd and Candes
+        2016, J. Mach. Learn. Res. 17:153, eq. 2): with restart it takes at most 1.4 times the steps of the
+        best constant on layered networks, whether well scaled or stiff, while a constant that is too small
+        for a stiff one takes many times the steps. The heavy ball has no such sequence and needs a number. On a quadratic
+        of curvatures l to L it is fastest for m = ((sqrt(L) - sqrt(l)) / (sqrt(L) + sqrt(l)))^2 and
+        dt = (2 / (sqrt(L) + sqrt(l)))^2.
     nesterov
-        Evaluate the velocity ahead, which is stable for any convex energy; the heavy ball is so only for a
-        quadratic one.
+        Evaluate the velocity ahead, with which momentum converges on any convex energy of curvature up to
+        1 / dt; the heavy ball may cycle where the energy is not quadratic.
     restart
-        Drop the momentum of a sample when it points uphill, by the test of gradients of O'Donoghue and Candes (2015,
-        Found. Comput. Math. 15:715, eq. 12), in the metric of the flow. For the heavy ball, whose gradient is known
-        before it moves, the test is made at once.
+        Drop the momentum of a sample when it points uphill: the gradient test of O'Donoghue and Candes (2015,
+        Found. Comput. Math. 15:715, eq. 12), in the metric of the flow. The heavy ball, whose gradient is
+        known before it moves, drops it at once.
 
     Raises
     ------
@@ -95,11 +96,7 @@ class Momentum(Solver):
         return self.step(flow, state, carry, generator)
 
     def _nesterov(self, flow: Flow, state: State, carry: Any) -> tuple[State, Any, State, State]:
-        factor: Tensor | float
-        if self.momentum is None:
-            factor = carry["age"] / (carry["age"] + 3)
-        else:
-            factor = self.momentum
+        factor = carry["age"] / (carry["age"] + 3) if self.momentum is None else self.momentum
         ahead = flow.project(_coast(state, carry["shift"], factor))
         velocity = flow.velocity(ahead)
         new, shift = self._move(flow, state, ahead, velocity)

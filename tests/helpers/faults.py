@@ -160,6 +160,37 @@ class SkipsATerm(en.terms.Leak):
         return {name: 0.5 * value for name, value in super().terms(state).items()}
 
 
+class WrongMap(en.ProximalTerm):
+    """0.3 |s|, whose proximal map is that of 0.6 |s|."""
+
+    strength = 0.6
+
+    def __init__(self) -> None:
+        super().__init__(s=en.Real(3))
+        self.variable, self.link = "s", None
+
+    def energy(self, **state: Tensor) -> Tensor:
+        return 0.3 * state["s"].abs().sum(1)
+
+    def potential_force(self, potential: Tensor, value: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def slope(self, value: Tensor) -> Tensor:
+        return 0.3 * value.sign()
+
+    def proximal(self, value: Tensor, step: float | Tensor) -> Tensor:
+        return value.sign() * (value.abs() - self.strength * step).clamp(min=0.0)
+
+
+class WrongSubgradient(WrongMap):
+    """The map is right, the subgradient is not."""
+
+    strength = 0.3
+
+    def slope(self, value: Tensor) -> Tensor:
+        return 0.1 * value.sign()
+
+
 class Branching(en.Energy):
     """Right, but its Python flow depends on values: each sample in its own branch, so it cannot be traced."""
 

@@ -171,3 +171,11 @@ def supervised(model: en.models.PredictiveCoding, batch: int = 5, seed: int = 0)
     output = "y" if model.first == "x" else "x"
     sizes = {model.first: model.variables[model.first].shape, "target": model.variables[output].shape}
     return {n: torch.randn(batch, *s, dtype=torch.float64, generator=generator) for n, s in sizes.items()}
+
+
+def autograd(model: en.models.PredictiveCoding, cost: en.Cost, data: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Plain backprop through the network, under the names of the rule."""
+    net = model.network()
+    cost.energy(**{cost.output: net(data[model.first]), "target": data["target"]}).mean().backward()
+    names = [f"energy.{n}" for n, p in model.named_parameters()]
+    return {n: p.grad for n, p in zip(names, net.parameters(), strict=True) if p.grad is not None}

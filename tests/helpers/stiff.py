@@ -93,14 +93,3 @@ class Written:
 
 def inputs(batch: int = 3, seed: int = 5) -> Tensor:
     return torch.randn(batch, SIZES[0], dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def settled(activation: str) -> tuple[en.models.LayeredHopfield, Tensor, np.ndarray]:
-    """A stiff network, its input, and where a tight adaptive integration ends."""
-    model, x = stiff(activation), inputs()
-    tight = en.Adaptive(rtol=1e-10)
-    until = en.Stationary(atol=1e-12)
-    found = en.settle(model, clamp={"x": x}, solver=tight, until=until, max_steps=20_000, throw=True)
-    written = Written(model, x)
-    assert written.wrong(found.state) < 1e-10
-    return model, x, written.join(found.state)

@@ -12,6 +12,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 import energynet as en
+from energynet.samplers.noise import Tape
 from helpers.discrete import F64, every_state, noise, numbers, other
 from helpers.functional import Functional
 from helpers.host import no_question
@@ -133,6 +134,23 @@ def test_each_sample_has_its_own_temperature(kind: str, scan: str) -> None:
     assert (rest.residual(cold, rest.velocity(cold)) == 0).all()
     if scan != "random":
         assert (released[1::2] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["spins", "two variables", "quartic"])
+def test_without_temperature_the_smallest_uniform_number_changes_nothing(kind: str) -> None:
+    """The threshold of the number 0 is minus infinity, and 0 times that is no number."""
+    energy = model(kind)
+    sampler = en.Gibbs()
+    flow = sampler.flow(energy, None, every_state(energy))
+    carry = sampler.init(flow, flow.start)
+    zeros: Any = Tape(given=[torch.zeros(8, 2, dtype=F64), torch.zeros(8, 1, dtype=F64)])
+    if kind != "two variables":
+        zeros.given = [torch.zeros(3, 8, dtype=F64)]
+    cold = sampler.sample(flow, flow.start, carry, zeros, torch.zeros(8, dtype=F64))
+    still = sampler.sample(flow, flow.start, carry, None, 0.0)
+    for name, value in still[0].items():
+        assert torch.equal(cold[0][name], value)
+    assert torch.equal(cold[2], still[2])
 
 
 def test_clamped_data_are_a_batch_of_conditions() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 
 import energynet as en
-from energynet.terms import Bilinear, Field, Leak
+from energynet.terms import Bilinear, Field, Leak, Reconstruction, Sparsity
 from helpers.functional import autograd_force, traced_force
 
 F64 = torch.float64
@@ -88,4 +90,90 @@ def test_a_unit_under_a_field_settles_at_its_activation(shape: tuple[int, ...]) 
 )
 def test_bad_declarations_are_refused(make: Any) -> None:
     with pytest.raises(TypeError, match=r"Bilinear|Field|Leak"):
+        make()
+
+
+@pytest.mark.parametrize("target", SHAPES, ids=str)
+@pytest.mark.parametrize("source", SHAPES, ids=str)
+def test_reconstruction_is_the_square_of_the_error(source: tuple[int, ...], target: tuple[int, ...]) -> None:
+    term = Reconstruction("a", "x", variance=0.4, a=en.Real(*source), x=en.Real(*target)).double()
+    state = {"a": draw(*source), "x": 2 * draw(*target)}
+    a, x = (state[n].reshape(4, -1).numpy() for n in ("a", "x"))
+    weight = term.weight.detach().numpy()
+    assert weight.shape == (x.shape[1], a.shape[1])
+    error = x - a @ weight.T
+    assert term(state).detach().numpy() == pytest.approx((error**2).sum(1) / 0.8, abs=1e-12)
+    force = traced_force(term, state, ["a", "x"])
+    assert force["a"].reshape(4, -1).numpy() == pytest.approx(error @ weight / 0.4, abs=1e-12)
+    assert force["x"].reshape(4, -1).numpy() == pytest.approx(-error / 0.4, abs=1e-12)
+
+
+def test_atoms_have_unit_norm_at_first() -> None:
+    term = Reconstruction("a", "x", a=en.Real(7), x=en.Real(5))
+    assert torch.allclose(term.weight.detach().norm(dim=0), torch.ones(7))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_sparsity_is_the_sum_of_absolute_values(shape: tuple[int, ...]) -> None:
+    term = Sparsity(0.3, a=en.Real(*shape))
+    a = draw(*shape) - 0.5
+    expected = 0.3 * np.abs(a.reshape(4, -1).numpy()).sum(1)
+    assert term({"a": a}).numpy() == pytest.approx(expected, abs=1e-14)
+    for force in (autograd_force(term, {"a": a}, ["a"]), traced_force(term, {"a": a}, ["a"])):
+        assert torch.equal(force["a"], -0.3 * a.sign())
+    assert torch.equal(term.slope(a), 0.3 * a.sign())
+    assert not term.slope(torch.zeros(2)).any()
+
+
+@pytest.mark.parametrize("step", [0.1, 1.0, 5.0])
+def test_the_proximal_map_of_sparsity_is_the_minimum_that_scipy_finds(step: float) -> None:
+    term = Sparsity(0.3, a=en.Real(1))
+    value = torch.tensor([[-3.0], [-0.2], [0.0], [0.02], [0.31], [1.7]], dtype=F64)
+    found = term.proximal(value, step)
+    assert torch.allclose(term.proximal(value, torch.full((6, 1), step, dtype=F64)), found)
+    for one, v in zip(found.flatten().tolist(), value.flatten().tolist(), strict=True):
+
+        def cost(s: float, v: float = v) -> float:
+            return step * 0.3 * abs(s) + 0.5 * (s - v) ** 2
+
+        best = minimize_scalar(cost, bounds=(-4, 4), method="bounded", options={"xatol": 1e-10})
+        assert one == pytest.approx(best.x, abs=1e-6)
+        assert cost(one) <= best.fun + 1e-15
+
+
+def test_through_its_link_the_force_of_sparsity_is_exact() -> None:
+    """a - u: what mirror flow adds to the drive, in the dead zone too (Rozell et al. 2008, eq. 2.3)."""
+    a = en.Real(3, link=en.SoftThreshold(0.5))
+    flow = en.MirrorFlow(Sparsity(0.5, a=a), state={"a": torch.zeros(1, 3)})
+    u = torch.tensor([[-2.0, 0.3, 0.9]])
+    value = torch.tensor([[-1.5, 0.0, 0.4]])
+    assert torch.allclose(flow.velocity({"a": u})["a"], value - u)
+    assert flow.proximal == {}
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: Reconstruction("a", "x", a=en.Real(2)), TypeError, "'a' and 'x'"),
+        (lambda: Reconstruction("a", "a", a=en.Real(2), x=en.Real(2)), TypeError, "Reconstruction: expected"),
+        (
+            lambda: Reconstruction("a", "x", variance=0.0, a=en.Real(2), x=en.Real(2)),
+            ValueError,
+            "variance is a positive number, got 0",
+        ),
+        (lambda: Sparsity(0.1), TypeError, "one variable"),
+        (lambda: Sparsity(0.1, a=en.Real(2), b=en.Real(2)), TypeError, "one variable"),
+        (lambda: Sparsity(0.1, a=en.Bit(2)), TypeError, "continuous"),  # type: ignore[arg-type]
+        (lambda: Sparsity(-0.1, a=en.Real(2)), ValueError, "strength is a number from 0 up"),
+        (lambda: Sparsity(float("nan"), a=en.Real(2)), ValueError, "strength is a number from 0 up"),
+        (
+            lambda: Sparsity(0.1, a=en.Real(2, link=en.SoftThreshold(0.2))),
+            ValueError,
+            "strength is 0.1.*'a' thresholds at 0.2",
+        ),
+    ],
+    ids=["missing", "self", "variance", "none", "two", "discrete", "negative", "nan", "other threshold"],
+)
+def test_bad_sparse_codes_are_refused(make: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
         make()

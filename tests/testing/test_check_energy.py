@@ -31,6 +31,20 @@ def weighted_terms() -> en.Energy:
     return sums - 3.0 * en.terms.Field(r=r)
 
 
+def pulled(term: en.Energy) -> en.Energy:
+    """With a leak and a field, so that the minimum is at no kink."""
+    field = en.terms.Field(s=en.Real(3))
+    with torch.no_grad():
+        field.bias.copy_(torch.tensor([2.0, -1.0, 0.1]))
+    return term + en.terms.Leak(s=en.Real(3)) + field
+
+
+def sparse(a: en.Variable) -> en.Energy:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return en.terms.Reconstruction("a", "x", a=a, x=en.Real(3)) + en.terms.Sparsity(0.3, a=a)  # type: ignore[arg-type]
+
+
 SOUND: dict[str, Callable[[], en.Energy]] = {
     "hardsigmoid": lambda: layered("hardsigmoid"),
     "sigmoid with skips": lambda: layered("sigmoid", (("x", "y"), ("x", "h2"))),
@@ -40,6 +54,9 @@ SOUND: dict[str, Callable[[], en.Energy]] = {
     "squared error": lambda: layered("tanh") + 0.3 * en.SquaredError("y"),
     "cross-entropy": lambda: layered("hardsigmoid") + en.CrossEntropy("y"),
     "right force": faults.RightForce,
+    "sparse code": lambda: sparse(en.Real(4)),
+    "sparse code in a box": lambda: sparse(en.Interval(4, low=0.0, high=0.5, tau=2.0)),
+    "locally competitive": lambda: sparse(en.Real(4, link=en.SoftThreshold(0.3))),
     "leak of a link": lambda: en.terms.Leak(s=en.Unit(3, link=en.Sigmoid())),
 }
 
@@ -73,6 +90,8 @@ def test_laws_of_form_hold_for_every_generated_energy(model: en.Energy) -> None:
         (faults.ForgetsWhenPickled, "pickle_survives", "pickled copy"),
         (faults.WrongForce, "force_override_is_the_gradient", r"WrongForce.force on 'r'"),
         (lambda: faults.SkipsATerm(s=en.Real(3)), "terms_sum_to_the_energy", r"sum of terms\(\)"),
+        (lambda: pulled(faults.WrongMap()), "fixed_point_is_stationary", "force on 's'"),
+        (lambda: pulled(faults.WrongSubgradient()), "force_is_the_gradient", "force on 's'"),
         (
             lambda: en.terms.Leak(s=en.Interval(3, low=-1, high=1, link=faults.SteepLink())),
             "settling_force_is_the_gradient",

@@ -68,7 +68,7 @@ def test_a_product_that_two_forces_read_is_computed_once() -> None:
 
     def prediction(e: en.Energy, x: Tensor, h: Tensor, y: Tensor) -> Tensor:
         error = y - h.tanh() @ e.U
-        return 0.5 * error.square().sum(1) + 0.5 * (h - x @ e.V).square().sum(1)
+        return 0.5 * (error.square().sum(1) + (h - x @ e.V).square().sum(1) + y.square().sum(1))
 
     kernel = kernel_of(build(prediction), ["h", "y"])
     assert len(PRODUCT.findall(operators(kernel))) == 2

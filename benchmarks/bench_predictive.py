@@ -1,0 +1,73 @@
+"""Predictive coding against backprop of the same network: exact rules, and inference of the states."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+import energynet as en
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from conftest import Versus
+
+SIZES = (784, 300, 300, 10)
+COST = en.SquaredError("y")
+
+
+def network() -> tuple[en.models.PredictiveCoding, Tensor, Tensor]:
+    """A network with a batch of 64 random images and labels."""
+    torch.manual_seed(0)
+    model = en.models.PredictiveCoding(SIZES)
+    return model, torch.rand(64, 784), functional.one_hot(torch.randint(0, 10, (64,)), 10).float()
+
+
+def step_of(loss: Callable[[], Tensor], parameters: Any) -> Callable[[], None]:
+    optimiser = torch.optim.SGD(parameters, lr=0.0)  # the same network at every round
+
+    def step() -> None:
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+
+    return step
+
+
+def backprop(model: en.models.PredictiveCoding, x: Tensor, target: Tensor) -> Callable[[], None]:
+    net = model.network()
+
+    def loss() -> Tensor:
+        return (0.5 * (net(x) - target).square().sum(1)).mean()
+
+    return step_of(loss, net.parameters())
+
+
+@pytest.mark.parametrize("rule", [en.ZIL, en.FixedPrediction])
+def bench_exact(versus: Versus, rule: Any) -> None:
+    model, x, target = network()
+    exact = rule(model, COST)
+    versus(
+        f"{rule.__name__} training step, 784-300-300-10, batch 64, against backprop",
+        backprop(model, x, target),
+        step_of(lambda: exact(x=x, target=target), exact.parameters()),
+        goal="at most 1.2",
+        rounds=101,
+    )
+
+
+def bench_state_inference(versus: Versus) -> None:
+    """Twenty steps of gradient descent on the states, then the weights."""
+    model, x, target = network()
+    rule = en.MaximumAPosteriori(model, solver=en.Euler(0.1), max_steps=20, until=en.Never())
+    versus(
+        "predictive coding, 20 steps of states, 784-300-300-10, batch 64, against backprop",
+        backprop(model, x, target),
+        step_of(lambda: rule(x=x, y=target), rule.parameters()),
+        goal="at most 5.5",
+    )

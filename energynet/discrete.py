@@ -14,6 +14,7 @@ from energynet.couplings import Couplings
 from energynet.energy import Energy
 from energynet.errors import SettlingError
 from energynet.flow import Clamp, EnergyFlow
+from energynet.forces import Forces
 from energynet.state import State
 from energynet.trace import parameters_of
 from energynet.variable import Discrete, Variable, rows

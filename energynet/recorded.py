@@ -162,7 +162,8 @@ class _Recorder:
                 )
         environment = forces.environment.noting()
         trial = forces.within(environment, {}, _no_eager)
-        with _Count() as count:
+        here = [leaf.device for leaf in self.leaves[:1] if leaf.device.type != "cpu"]
+        with torch.random.fork_rng(here, device_type=self.leaves[0].device.type), _Count() as count:
             self._advance(flow.over(trial, flow.batch, lambda value: value), self.leaves, Tape())
         self.operators = count.calls
         self.convexity = trial.convexity

@@ -338,7 +338,7 @@ def partition(config: Config) -> list[str]:
         )
         down = ais.reverse({"s": exact.states["s"][drawn]}, generator=generator)
         found = [f"{float(v):.4f}" for e in (up, down) for v in (e.log_partition, e.standard_error)]
-        lines.append(row(seed, f"{float(exact.log_partition):.4f}", *found))
+        lines.append(row(seed, f"{float(exact.log_partition.detach()):.4f}", *found))
     return lines
 
 

@@ -98,9 +98,8 @@ class Here:
     def after(self, step: Tensor, change: Tensor, confirmed: Tensor) -> tuple[Here, Bool[Tensor, batch]]:
         """The same with the curvature along a step, and whether that is positive.
 
-        Where it is not, a refused step says no more than that steps have to be shorter, a confirmed one that
-        they may be longer.
+        Where it is not, steps may be longer once one was confirmed.
         """
         _, positive, found = (each.squeeze(1) for each in self.along(step.unsqueeze(1), change.unsqueeze(1)))
-        other = self.curvature * torch.where(confirmed, 0.5, 4.0).to(self.curvature.dtype)
+        other = torch.where(confirmed, 0.5 * self.curvature, self.curvature)
         return replace(self, curvature=torch.where(positive, found, other)), positive

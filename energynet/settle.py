@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from energynet.clamp import Clamp
 from energynet.compiled import CompiledSteps
 from energynet.discrete import DiscreteFlow, is_discrete
 from energynet.energy import Energy
-from energynet.flow import Clamp, EnergyFlow
+from energynet.flow import EnergyFlow
 from energynet.recording import Recorder, Recording
 from energynet.running import Run
 from energynet.samplers import Glauber

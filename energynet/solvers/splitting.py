@@ -8,10 +8,11 @@ from typing import final
 import torch
 from torch import Tensor
 
+from energynet.clamp import Clamp
 from energynet.derivation import Derivation
 from energynet.energy import Energy, LinkTerm, ProximalTerm
 from energynet.errors import SettlingError
-from energynet.flow import Clamp, EnergyFlow, GradientFlow
+from energynet.flow import EnergyFlow, GradientFlow
 from energynet.solvers.base import Solver
 from energynet.state import State
 from energynet.variable import rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,7 @@ def test_a_locally_competitive_network_is_solved_unchanged(solver: en.Solver, po
     assert (found == 0).any()
 
 
+@functools.cache
 def hard() -> tuple[en.Energy, dict[str, Tensor], float, np.ndarray]:
     """Nesterov's chain, slow for every method of first order, with a little sparsity; and its minimum."""
     size = 30

@@ -27,7 +27,7 @@ def problem_of(family: str, dtype: torch.dtype = torch.float64) -> Problem:
 def refusal(solver: str, problem: Problem) -> str | None:
     """What the error of a pair that makes no sense has to say."""
     if solver in DISCRETE:
-        return None if problem.discrete else r"(Real|NonNegative|Unit|Interval)\(.*(Bit|Spin|discrete)"
+        return None if problem.discrete else r"discrete variables; .* is (Real|NonNegative|Unit|Interval)\(.*Langevin"
     if problem.discrete:
         return r"(Bit|Spin)\(.*(Gibbs|Glauber)"
     if solver in CONTINUOUS:
@@ -73,9 +73,13 @@ def settle(problem: Problem, solver: en.Solver, dtype: torch.dtype, steps: int) 
             clamp=problem.clamp,
             solver=solver,
             max_steps=steps,
-            until=None if isinstance(solver, en.Sampler) else en.Stationary(atol=ATOL[dtype] / 10),
+            until=en.Stationary(atol=ATOL[dtype] / 10) if minimises(solver) else None,
             generator=torch.Generator().manual_seed(0),
         )
+
+
+def minimises(solver: en.Solver) -> bool:
+    return isinstance(solver.until(), en.Stationary) and not isinstance(solver, en.Sampler)
 
 
 def _start(problem: Problem, dtype: torch.dtype) -> dict[str, Tensor]:

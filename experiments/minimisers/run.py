@@ -281,7 +281,7 @@ def main(config: Config) -> None:
         found[problem.name] = [row for row in rows if isinstance(row, Row)]
         sizes = ", ".join(f"{n} {'x'.join(map(str, v.shape))}" for n, v in problem.energy.variables.items())
         lines += [f"## {problem.name}", "", f"Variables: {sizes}.", "", *table(found[problem.name]), ""]
-        print("\n".join(lines[-len(found[problem.name]) - 5 :]))
+        print("\n".join(lines[-len(found[problem.name]) - 7 :]))
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "results.md").write_text("\n".join(lines))
     draw(found, config.out / "residuals.png")

@@ -143,6 +143,29 @@ def test_the_rates_are_those_of_the_paper() -> None:
     assert (plain[1:] > bound).any()  # so that the bound tells them apart
 
 
+def test_the_steps_are_those_of_the_paper() -> None:
+    """Equations 4.1 to 4.3 in numpy, from zero at step 1 / L."""
+    weight, x = draw(11, 6, 8)
+    steepest = float(np.linalg.eigvalsh(weight.T @ weight)[-1])
+    last, ahead, t, expected = np.zeros((3, 8)), np.zeros((3, 8)), 1.0, []
+    for _ in range(30):
+        moved = ahead + (x - ahead @ weight.T) @ weight / steepest
+        moved = np.sign(moved) * (np.abs(moved) - STRENGTH / steepest).clip(min=0)
+        older = (1 + np.sqrt(1 + 4 * t**2)) / 2
+        ahead = moved + (t - 1) / older * (moved - last)
+        last, t = moved, older
+        expected.append(moved)
+    path = en.settle(
+        with_dictionary(lasso(6, en.Real(8)), weight),
+        clamp={"x": torch.from_numpy(x)},
+        solver=en.Proximal(dt=1 / steepest, restart=False),
+        max_steps=30,
+        until=en.Never(),
+        record="state",
+    ).trajectory["a"]
+    assert path[1:].numpy() == pytest.approx(np.stack(expected), abs=1e-11)
+
+
 def test_restart_ends_the_ripples_of_an_ill_conditioned_problem() -> None:
     random = np.random.default_rng(0)
     turn = np.linalg.qr(random.normal(size=(20, 20)))[0]

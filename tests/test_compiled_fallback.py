@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import energynet as en
+from energynet.recorded import record
 from energynet.samplers.noise import normal
 from energynet.terms import Leak
 from helpers.compilations import Log, assert_same, both, logged
@@ -160,8 +161,16 @@ class Endless(en.Solver):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_solver_that_cannot_be_compiled(compiled: Log, solver: en.Solver, reason: str) -> None:
-    energy, found = bowl(), []
+def test_a_solver_that_cannot_be_compiled(
+    compiled: Log, monkeypatch: pytest.MonkeyPatch, solver: en.Solver, reason: str
+) -> None:
+    energy, found, tried = bowl(), [], []
+
+    def counted(*args: Any) -> Any:
+        tried.append(1)
+        return record(*args)
+
+    monkeypatch.setattr("energynet.compiled.record", counted)
 
     def run(**options: Any) -> None:
         torch.manual_seed(0)
@@ -170,7 +179,7 @@ def test_a_solver_that_cannot_be_compiled(compiled: Log, solver: en.Solver, reas
     with pytest.warns(en.EagerFallback, match=reason) as warned:
         run(compile=True)
         run(compile=True)
-    assert len(warned) == 1
+    assert len(warned) == len(tried) == 1
     run()
     assert_same(found[2], found[0])
     assert_same(found[2], found[1])

@@ -31,10 +31,10 @@ class Here:
     weight
         Of each unit in `dot`: the slope of its link, or 1; zero where it cannot move.
     gain
-        How much of its curvature a unit owes to the energy of values: the slope of its link here or one force
-        further on, or 1. The rest is its relaxation towards a drive, which has curvature 1.
+        The slope of the link of each unit, here or one force further on, whichever is larger; or 1.
     curvature
-        Of the energy of values along the last step, ``(batch,)``.
+        Of the energy along the last steps, ``(batch,)``, such that ``1 - gain + gain * curvature`` is the
+        curvature of a unit: that of a potential which relaxes to a drive has a 1 of its own.
     limit
         The length of the longest step that is worth a trial, ``(batch,)``.
     """
@@ -84,7 +84,7 @@ class Here:
         positive
             Where that is positive beyond rounding, so that the other two mean something.
         curvature
-            The curvature of the energy of values that it amounts to.
+            The curvature that it amounts to.
         """
         weighted = self.weight.unsqueeze(1) * changes
         bend, norm = (weighted * steps).sum(2), (weighted * changes).sum(2)

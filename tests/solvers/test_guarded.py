@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -350,19 +351,89 @@ def test_a_sample_takes_the_same_path_whatever_its_companions(solver: en.Solver)
     assert len(set(steps.tolist())) > 1
 
 
-@pytest.mark.parametrize("kind", ["sigmoid", "tanh"])
-def test_the_operator_of_newton_is_the_derivative_of_the_force(kind: str) -> None:
+def surroundings(kind: str) -> tuple[en.Energy, dict[str, Any], Here]:
+    """A point of a network of which two units are held, at random potentials."""
     energy, *_ = stiff(kind)
     mask = torch.tensor([True, False, False, True])
     clamp = {"x": normal(2, 3, seed=1), "y": en.Partial(torch.full((2, 4), 0.5, dtype=F64), mask)}
-    flow = en.NewtonKrylov().flow(energy, clamp)
+    flow = en.LBFGS().flow(energy, clamp)
     chart = Chart(flow, flow.start)
-    point = torch.where(chart.join(flow.start) == 0, normal(2, 16, seed=2), chart.join(flow.start))
+    start = chart.join(flow.start)
+    point = torch.where(start == 0, normal(2, 16, seed=2), start)
+    if kind == "sigmoid":
+        point[:, [12, 15]] = 0.0  # the potential of 1/2
     one = torch.ones(2, dtype=F64)
-    _, force = chart.evaluate(point)
-    here = Here.at(chart, point, force, chart.slope(point), one, one)
-    direction = torch.where(here.free, normal(2, 16, seed=3), 0.0)
+    with torch.no_grad():
+        _, force = chart.evaluate(point)
+    here = Here.at(chart, point, force, chart.slope(point), 2.0 * one, math.inf * one)
     assert here.free.sum() == 2 * 14
+    return energy, clamp, here
+
+
+def test_the_direction_of_bfgs_is_that_of_the_dense_update() -> None:
+    """H <- (I - r s y'W) H (I - r y s'W) + r s s'W (Nocedal and Wright 2006, eq. 6.17), W the metric."""
+    *_, here = surroundings("sigmoid")
+    steps = normal(2, 3, 16, seed=4)
+    changes = steps + 0.3 * normal(2, 3, 16, seed=5)
+    changes[0, 1] = -changes[0, 1]  # not convex along it: left out
+    bend, positive, _ = here.along(steps, changes)
+    found = en.LBFGS(history=3).combine(here, steps, changes, bend, positive)
+    assert positive.tolist() == [[True, False, True], [True, True, True]]
+    for i in range(2):
+        metric, free = np.diag(here.weight[i].numpy()), here.free[i].numpy()
+        inverse = np.diag(here.scaled(torch.ones_like(here.point))[i].numpy())
+        for s, y, good in zip(steps[i].numpy(), changes[i].numpy(), positive[i].tolist(), strict=True):
+            if good:
+                r = 1 / (s @ metric @ y)
+                left = np.eye(16) - r * np.outer(s, y) @ metric
+                right = np.eye(16) - r * np.outer(y, s) @ metric
+                inverse = left @ inverse @ right + r * np.outer(s, s) @ metric
+        expected = inverse @ here.force[i].numpy()
+        assert found[i].numpy()[free] == pytest.approx(expected[free], abs=1e-12)
+
+
+def test_the_direction_of_anderson_leaves_the_least_force() -> None:
+    """Least squares by numpy, of the two steps along which the energy is convex, on units that can move."""
+    *_, here = surroundings("sigmoid")
+    steps = normal(2, 3, 16, seed=4)
+    changes = steps + 0.3 * normal(2, 3, 16, seed=5)
+    changes[:, 1] = -changes[:, 1]
+    bend, positive, _ = here.along(steps, changes)
+    found = en.Anderson(history=3).combine(here, steps, changes, bend, positive)
+    rate = here.scaled(torch.ones_like(here.point)).numpy()
+    for i in range(2):
+        free = here.free[i].numpy()
+        force, s, y = (t[i].numpy()[..., free] for t in (here.force, steps, changes))
+        s, y = s[[0, 2]], y[[0, 2]]
+        part = np.linalg.lstsq(y.T, force, rcond=None)[0]
+        expected = rate[i][free] * (force - part @ y) + part @ s
+        assert found[i].numpy()[free] == pytest.approx(expected, abs=1e-9)
+
+
+def test_curvatures_are_those_of_the_energy_of_values() -> None:
+    """The force -u - 7 a falls by 1 + 7 / 4 a unit of the potential at the slope 1/4 of the link."""
+    variable = en.Unit(3, link=en.Sigmoid())
+    energy = Functional(lambda e, s: 3.5 * s.square().sum(1), s=variable) + Leak(s=variable)
+    flow = en.LBFGS().flow(energy, state={"s": torch.tensor([[0.2, 0.5, 0.6]])})
+    chart = Chart(flow, flow.start)
+    point = chart.join(flow.start)
+    _, force = chart.evaluate(point)
+    one = torch.ones(1)
+    here = Here.at(chart, point, force, chart.slope(point), one, math.inf * one)
+    step = torch.tensor([[0.0, 1e-2, 0.0]])
+    _, after = chart.evaluate(point + step)
+    here, positive = here.after(step, force - after, torch.tensor([True]))
+    assert positive.tolist() == [True]
+    gain, curvature = float(here.gain[0, 1]), float(here.curvature)
+    assert 1 - gain + gain * curvature == pytest.approx(1 + 7 / 4, rel=1e-3)
+    assert float(here.scaled(here.force)[0, 1] / here.force[0, 1]) == pytest.approx(4 / 11, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "tanh"])
+def test_the_operator_of_newton_is_the_derivative_of_the_force(kind: str) -> None:
+    energy, clamp, here = surroundings(kind)
+    chart, point, flow = here.chart, here.point, here.chart.flow
+    direction = torch.where(here.free, normal(2, 16, seed=3), 0.0)
 
     def forces(at: Tensor) -> Tensor:
         state = {"x": clamp["x"], **flow.values(chart.split(at))}

@@ -61,11 +61,17 @@ class Guarded(Solver):
         """An empty memory: a dict of tensors, zero where nothing is known."""
         return {}
 
-    def remember(self, memory: State, step: Tensor, change: Tensor, positive: Tensor) -> State:
-        """The memory after a step that was confirmed, with what it took off the force.
+    def remember(
+        self, memory: State, step: Tensor, change: Tensor, here: Here, confirmed: Tensor, positive: Tensor
+    ) -> State:
+        """The memory after a step, and what it took off the force, where it was confirmed.
 
-        ``positive`` tells, for each sample, along which step the energy is convex.
+        ``positive`` tells where ``here.curvature`` is that of the step.
         """
+        return memory
+
+    def forget(self, memory: State, stuck: Tensor) -> State:
+        """The memory, empty for some samples."""
         return memory
 
     @final
@@ -106,14 +112,13 @@ class Guarded(Solver):
             "residual": chart.residual(point, force),
         }
         confirmed, kept = _judge(before, step, carry, trial)
-        old = carry["memory"]
         new: dict[str, Any] = {**choose(confirmed, trial, carry)}
         point = torch.where(column(confirmed, point), point, before)
         here = Here.at(
             chart, point, new["force"], new["slope"], carry["curvature"], _limit(carry, confirmed, kept)
         )
         here, positive = here.after(step, change, confirmed)
-        memory = choose(confirmed, self.remember(old, step, change, positive), old)
+        memory = self.remember(carry["memory"], step, change, here, confirmed, positive)
         refusals = torch.where(confirmed, 0.0, carry["refusals"] + 1)
         stuck = (refusals > 0) & (refusals % _PATIENCE == 0)
         new |= {
@@ -122,7 +127,7 @@ class Guarded(Solver):
             "limit": here.limit,
             "refusals": refusals,
             "refused": carry["refused"] + (~confirmed).to(refusals.dtype),
-            "memory": choose(~stuck, memory, {n: torch.zeros_like(v) for n, v in memory.items()}),
+            "memory": self.forget(memory, stuck),
         }
         return chart.split(point), new, new["residual"]
 

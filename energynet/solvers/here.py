@@ -74,32 +74,17 @@ class Here:
         part = torch.where(longer, self.limit / torch.where(longer, length, 1.0), 1.0)
         return part.unsqueeze(1) * direction
 
-    def along(self, steps: Tensor, changes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What steps, ``(batch, number, units)``, tell by what they took off the force.
-
-        Returns
-        -------
-        bend
-            The inner product of each step and its change, ``(batch, number)``.
-        positive
-            Where that is positive beyond rounding, so that the other two mean something.
-        curvature
-            The curvature that it amounts to.
-        """
-        weighted = self.weight.unsqueeze(1) * changes
-        bend, norm = (weighted * steps).sum(2), (weighted * changes).sum(2)
-        length = (self.weight.unsqueeze(1) * steps * steps).sum(2)
-        positive = bend > torch.finfo(bend.dtype).eps * (length * norm).sqrt()
-        ratio = norm / torch.where(positive, bend, 1.0)
-        share = (weighted * self.gain.unsqueeze(1) * changes).sum(2) / torch.where(positive, norm, 1.0)
-        curvature = 1 + (ratio - 1) / torch.where(positive, share, 1.0)
-        return bend, positive, torch.maximum(curvature, 0.1 * ratio.clamp(max=1.0))
-
     def after(self, step: Tensor, change: Tensor, confirmed: Tensor) -> tuple[Here, Bool[Tensor, batch]]:
-        """The same with the curvature along a step, and whether that is positive.
+        """The same with the curvature along a step, and whether that is positive beyond rounding.
 
-        Where it is not, steps may be longer once one was confirmed.
+        ``change`` is what the step took off the force. Where the curvature is not positive, steps may be
+        longer once one was confirmed.
         """
-        _, positive, found = (each.squeeze(1) for each in self.along(step.unsqueeze(1), change.unsqueeze(1)))
+        bend, norm = self.dot(step, change), self.dot(change, change)
+        positive = bend > torch.finfo(bend.dtype).eps * (self.dot(step, step) * norm).sqrt()
+        ratio = norm / torch.where(positive, bend, 1.0)
+        share = self.dot(change, self.gain * change) / torch.where(positive, norm, 1.0)
+        found = 1 + (ratio - 1) / torch.where(positive, share, 1.0)
+        found = torch.maximum(found, 0.1 * ratio.clamp(max=1.0))
         other = torch.where(confirmed, 0.5 * self.curvature, self.curvature)
         return replace(self, curvature=torch.where(positive, found, other)), positive

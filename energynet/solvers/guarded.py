@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _DECREASE = 1e-4  # the part of the decrease to first order that the energy must fall by (Armijo)
 _UPHILL = 0.8  # how steep the energy may rise at the end of a step: Hager and Zhang's 1 - 2 delta
-_ROUNDING = 64  # energies that differ by fewer units of rounding tell nothing
+_ROUNDING = 16  # energies that differ by fewer units of rounding tell nothing
 _PROGRESS = 0.9  # the residual's, that confirms a step where energies tell nothing
 _SHORTEST, _LONGEST = 0.05, 0.5  # what is kept of a step that was refused
 _GROWTH = 4.0  # of the limit, from a step that was as long and was confirmed
@@ -105,7 +105,7 @@ class Guarded(Solver):
             "slope": chart.slope(point),
             "residual": chart.residual(point, force),
         }
-        confirmed, kept = _judge(step, carry, trial)
+        confirmed, kept = _judge(before, step, carry, trial)
         old = carry["memory"]
         new: dict[str, Any] = {**choose(confirmed, trial, carry)}
         point = torch.where(column(confirmed, point), point, before)
@@ -148,11 +148,15 @@ def _smooth(solver: Solver, flow: Flow) -> EnergyFlow:
     return flow
 
 
-def _judge(step: Tensor, here: State, there: State) -> tuple[Bool[Tensor, batch], Float[Tensor, batch]]:
+def _judge(
+    point: Tensor, step: Tensor, here: State, there: State
+) -> tuple[Bool[Tensor, batch], Float[Tensor, batch]]:
     """Whether a trial is confirmed, and what part of the step to keep if it is not."""
     first, last = (-(at["slope"] * at["force"] * step).sum(1) for at in (here, there))
     change = there["energy"] - here["energy"]
+    # the energy is a sum of terms that may cancel; they are about as large as this
     size = torch.maximum(there["energy"].abs(), here["energy"].abs())
+    size = torch.maximum(size, here["curvature"] * (here["slope"] * point.square()).sum(1))
     alike = change.abs() <= _ROUNDING * torch.finfo(change.dtype).eps * size
     calm = (last <= _UPHILL * first.abs()) | (there["residual"] <= _PROGRESS * here["residual"])
     confirmed = torch.where(alike, calm, change <= _DECREASE * first.clamp(max=0.0))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor
 
-from energynet.flow import EnergyFlow, Flow
+from energynet.flow import EnergyFlow, Flow, largest
 from energynet.solvers.base import Solver, column, energy_flow, positive
-from energynet.solvers.rate import inner, largest
+from energynet.solvers.rate import inner
 from energynet.state import State
 
 if TYPE_CHECKING:

@@ -129,7 +129,7 @@ def test_a_step_that_is_rejected_holds_no_other_sample_back() -> None:
         lambda e, c, p, q: (0.5 * (p - q).square() - c * p).sum(1),
         c=en.Real(1), p=en.Interval(1, low=-9.0, high=0.6), q=en.Real(1),
     ).double()  # fmt: skip
-    field = torch.tensor([[5.0], [1.0], [0.4], [0.0]], dtype=F64)
+    field = torch.tensor([[5.0], [1.0], [0.7], [0.0]], dtype=F64)
     solver = en.Adaptive(rtol=1e-8, time=2.0)
     together = en.settle(model, clamp={"c": field}, solver=solver, throw=True)
     assert (together.statistics["rejected"] > 0).tolist() == [True, True, True, False]

@@ -31,10 +31,13 @@ SAMPLERS: dict[str, Callable[[], en.Solver]] = {
 }
 
 
-def compare(versus: Versus, title: str, run: Callable[[bool], object], rounds: int) -> None:
+def compare(versus: Versus, title: str, run: Callable[[bool], en.Solution], rounds: int) -> None:
     begin = time.perf_counter()
-    run(True)
-    first = time.perf_counter() - begin
+    found = run(True)
+    first = time.perf_counter() - begin  # less where torch's cache has the code
+    for name, value in run(False).state.items():
+        astray = (found.state[name] - value).abs().amax(1) > 1e-3  # where rounding decides on a proposal
+        assert float(astray.float().mean()) < 0.05
     versus(
         f"{title}: compiled steps against plain ones",
         lambda: run(False),
@@ -56,8 +59,6 @@ def bench_layers(versus: Versus, sizes: tuple[int, ...], solver: str) -> None:
     def run(compiled: bool) -> en.Solution:
         return en.settle(model, clamp=clamp, solver=method, until=en.Never(), max_steps=100, compile=compiled)
 
-    for name, value in run(False).state.items():
-        torch.testing.assert_close(run(True).state[name], value, rtol=1e-3, atol=1e-3)
     name = "-".join(map(str, sizes))
     compare(versus, f"100 steps of {solver}, {name}, batch 100", run, 15 if sizes is SMALL else 9)
 
@@ -65,7 +66,7 @@ def bench_layers(versus: Versus, sizes: tuple[int, ...], solver: str) -> None:
 @pytest.mark.parametrize("solver", SAMPLERS)
 @pytest.mark.parametrize(("family", "kind"), [(Gaussian, "diagonal"), (ClosedForm, "dense")])
 def bench_chains(versus: Versus, family: type[Gaussian], kind: str, solver: str) -> None:
-    """100 steps of 1000 chains on a Gaussian in 100 dimensions; noise is drawn outside of the compiled code."""
+    """100 steps of 1000 chains on a Gaussian in 100 dimensions; noise is drawn outside of the block."""
     model, first, method = family(kind), {"x": start()}, SAMPLERS[solver]()
 
     def run(compiled: bool) -> en.Solution:
@@ -78,6 +79,5 @@ def bench_chains(versus: Versus, family: type[Gaussian], kind: str, solver: str)
             compile=compiled,
         )
 
-    torch.testing.assert_close(run(True).state["x"].var(), run(False).state["x"].var(), rtol=0.05, atol=0)
     how = "user-written" if family is Gaussian else "force in closed form"
     compare(versus, f"100 steps of {solver}, 1000 chains in 100 dimensions, {kind}, {how}", run, 7)

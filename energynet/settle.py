@@ -68,9 +68,9 @@ def settle(
         Run blocks of steps under `torch.compile`, each as one graph. Clamps, parameters and the size of the
         batch may change without compiling again, and settled samples are dropped as usual. Another solver or
         number of its, other free variables, shapes or dtypes are compiled anew, which takes 5 to 20 seconds,
-        less where torch's cache knows them. Results are those without compiling up to rounding, also of noise.
-        Where it cannot be done there is one `EagerFallback` warning for each energy. Off by default: it pays
-        where a step is many small operators.
+        less where torch's cache has the code. Results are those without compiling up to rounding, also of
+        noise. Where it cannot be done there is one `EagerFallback` warning for each energy. Off by default:
+        it pays where a step is many small operators.
 
     Returns
     -------

@@ -27,6 +27,7 @@ from energynet.state import State
 
 _BLOCKS = 16  # kept for each energy, signature and set of free variables; the oldest goes first
 _SIZES = 3  # batches of fixed size that are compiled, where the steps depend on the size of the batch
+_ASTRAY = 0.1
 _NOTE = "is settled by steps that could not be compiled"
 
 
@@ -49,6 +50,7 @@ class Block:
         self._run: Callable[..., Sequence[Tensor]] = torch.compile(recorded.graph.forward, fullgraph=True)
         self._growing = recorded.growing()
         self._rows = [bool(dims) for dims in batched(recorded.returned)]
+        self._points = len(batched(recorded.returned[1][0]))
         self._seen: set[tuple[bool, ...]] = set()
 
     def known(self, flow: EnergyFlow) -> list[Tensor]:
@@ -81,6 +83,9 @@ class Block:
             return [
                 value[:1] if row and alone else value for value, row in zip(found, self._rows, strict=True)
             ]
+        except CompileError as error:
+            self.broken = str(error)
+            raise
         except Exception as error:
             self.broken = f"{type(error).__name__}: {_reason(error)}"
             raise CompileError(self.broken) from error
@@ -92,7 +97,25 @@ class Block:
                 torch._dynamo.maybe_mark_dynamic(value, dim)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch deprecates inside itself
-            return self._run(*inputs)
+            found = self._run(*inputs)
+        self._check(found, self.recorded.graph.forward(*inputs))
+        return found
+
+    def _check(self, found: Sequence[Tensor], right: Sequence[Tensor]) -> None:
+        """Raise `CompileError` if the compiled code leads elsewhere: compilers have faults.
+
+        A few samples may go astray, where rounding decides whether a proposal is accepted.
+        """
+        for one, other in zip(found[: self._points], right, strict=False):
+            if not one.numel():
+                continue
+            atol = 0.01 * float(other.abs().nan_to_num(posinf=0.0).max()) + torch.finfo(one.dtype).eps ** 0.5
+            near = torch.isclose(one, other, rtol=0.01, atol=atol, equal_nan=True)
+            astray = 1 - float(near.reshape(len(near), -1).all(1).float().mean())
+            if astray > _ASTRAY:
+                raise CompileError(
+                    f"compiled, they lead elsewhere in {astray:.0%} of the samples: a fault of the compiler"
+                )
 
 
 @final

@@ -65,11 +65,12 @@ def settle(
     throw
         Raise `SettlingError` if a sample diverges or runs out of steps.
     compile
-        Run the steps between two looks at the residuals under `torch.compile`, as one graph. Clamps,
-        parameters and the batch may change without compiling again; another solver or number of its, other
-        free variables, shapes or dtypes are compiled anew, which takes seconds. Results are those without
-        compiling up to rounding, also of noise. Where it cannot be done there is one `EagerFallback`
-        warning for each energy. Off by default: it pays where steps are small and many.
+        Run blocks of steps under `torch.compile`, each as one graph. Clamps, parameters and the size of the
+        batch may change without compiling again, and settled samples are dropped as usual. Another solver or
+        number of its, other free variables, shapes or dtypes are compiled anew, which takes 5 to 20 seconds,
+        less where torch's cache has the code. Results are those without compiling up to rounding, also of
+        noise. Where it cannot be done there is one `EagerFallback` warning for each energy. Off by default:
+        it pays where a step is many small operators.
 
     Returns
     -------

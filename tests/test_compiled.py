@@ -105,9 +105,14 @@ def test_every_kind_of_solver_can_be_compiled(compiled: Log, name: str) -> None:
 def test_with_the_compiler_of_machine_code() -> None:
     """The only test that pays for it; no setting of torch's is changed."""
     before = torch._dynamo.config.get_config_copy()  # type: ignore[attr-defined]
-    variables = {"f": en.Real(3), "s": en.Unit(3, link=en.Sigmoid())}
-    energy = Functional(lambda e, f, s: 0.5 * s.square().sum(1) - (s * f).sum(1), **variables)
-    found = both(energy, clamp={"f": data()}, solver=en.Euler(0.5), until=en.Stationary(atol=0.01))
+    # a product and a sum with a factor, which the compiler has taken for one without
+    energy = Functional(
+        lambda e, f, s: 0.5 * ((s @ e.H) * s).sum(1) - (s * f).sum(1),
+        {"H": torch.tensor([[1.0, 0.2, 0.0], [0.2, 2.0, 0.3], [0.0, 0.3, 1.0]], dtype=F64)},
+        f=en.Real(3),
+        s=en.Real(3),
+    )
+    found = both(energy, clamp={"f": data()}, solver=en.Euler(0.1), until=en.Stationary(atol=0.01))
     assert len(set(found.steps.tolist())) > 1
     assert torch._dynamo.config.get_config_copy() == before  # type: ignore[attr-defined]
     assert not torch._dynamo.utils.counters["graph_break"]

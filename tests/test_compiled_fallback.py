@@ -101,6 +101,20 @@ def test_a_broken_compiler(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
         assert_same(found[2], one)
 
 
+def test_a_compiler_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first result is compared with the steps themselves."""
+
+    def wrong(function: Any, **options: Any) -> Any:
+        return lambda *inputs: [1.1 * value for value in function(*inputs)]
+
+    monkeypatch.setattr(torch, "compile", wrong)
+    energy = bowl()
+    with pytest.warns(en.EagerFallback, match="lead elsewhere in 100% of the samples") as warned:
+        for _ in range(2):
+            both(energy, ones(), solver=en.Euler(0.1), max_steps=10)
+    assert len(warned) == 1
+
+
 class Peeking(en.Solver):
     """Reads a value within its step."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -15,44 +14,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import energynet as en
-from energynet.solvers.chart import Chart
-from energynet.solvers.here import Here
-from energynet.solvers.newton import curvature_product
-from energynet.terms import Bilinear, Field, Leak, Reconstruction, Sparsity
-from helpers.functional import Functional, autograd_force
+from energynet.terms import Leak, Sparsity
+from helpers.functional import Functional
+from helpers.guarded import F64, Quadratic, definite, fixed_point, ista, joined, lca, normal, stiff
 
-F64 = torch.float64
 SOLVERS = {"lbfgs": en.LBFGS(), "anderson": en.Anderson(), "newton": en.NewtonKrylov()}
 every_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
-
-
-def definite(size: int, condition: float, seed: int = 0) -> Tensor:
-    """A positive definite matrix with eigenvalues from 1 / condition to 1, evenly on a logarithmic scale."""
-    turn, _ = torch.linalg.qr(normal(size, size, seed=seed))
-    values = torch.logspace(0, -np.log10(condition), size, dtype=F64)
-    hessian = turn @ torch.diag(values) @ turn.T
-    return (hessian + hessian.T) / 2
-
-
-class Quadratic(en.Energy):
-    """E = z.H z / 2 - z.f over z = (a, b), where b has half of the units."""
-
-    def __init__(self, hessian: Tensor, *variables: en.Variable) -> None:
-        a, b = variables
-        super().__init__(f=en.Real(len(hessian)), a=a, b=b)
-        self.register_buffer("hessian", hessian)
-
-    def energy(self, f: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        z = torch.cat([a.flatten(1), b.flatten(1)], 1)
-        return 0.5 * ((z @ self.hessian) * z).sum(1) - (z * f).sum(1)
-
-
-def joined(solution: en.Solution) -> np.ndarray:
-    return torch.cat([solution.state["a"].flatten(1), solution.state["b"].flatten(1)], 1).numpy()
 
 
 @every_solver
@@ -161,63 +128,6 @@ def test_energies_that_are_not_convex_end_in_minima_that_scipy_does_not_leave(so
         assert found.x == pytest.approx(end[i], abs=1e-6)
 
 
-def squash(kind: str, field: np.ndarray) -> np.ndarray:
-    return {
-        "hardsigmoid": lambda u: u.clip(0, 1),
-        "sigmoid": lambda u: 1 / (1 + np.exp(-u)),
-        "tanh": np.tanh,
-    }[kind](field)
-
-
-def stiff(kind: str) -> tuple[en.Energy, np.ndarray, np.ndarray, np.ndarray]:
-    """A network x - h - g - y whose layers have time constants 1, 20 and 0.3, and its weights.
-
-    The coupling's largest eigenvalue is 0.95 times the least curvature of the leak, so that the energy is
-    convex, its fixed point unique and ``s <- f(W s + b)`` a contraction.
-    """
-    sizes, taus = [5, 7, 4], [1.0, 20.0, 0.3]
-    link = {"hardsigmoid": None, "sigmoid": en.Sigmoid(), "tanh": en.Tanh()}[kind]
-    low = -1.0 if kind == "tanh" else 0.0
-    names = ["h", "g", "y"]
-    variables = {
-        n: en.Interval(size, low=low, high=1.0, tau=tau, link=link)
-        for n, size, tau in zip(names, sizes, taus, strict=True)
-    }
-    matrix = np.zeros((16, 16))
-    matrix[:5, 5:12] = normal(5, 7, seed=1)
-    matrix[5:12, 12:] = normal(7, 4, seed=2)
-    matrix += matrix.T
-    matrix *= 0.95 * (4.0 if kind == "sigmoid" else 1.0) / np.linalg.eigvalsh(matrix)[-1]
-    terms: list[en.Energy] = [Leak(**{n: v}) for n, v in variables.items()]
-    first = Bilinear("x", "h", x=en.Real(3), h=variables["h"])
-    middle = Bilinear("h", "g", h=variables["h"], g=variables["g"])
-    last = Bilinear("g", "y", g=variables["g"], y=variables["y"])
-    bias = Field(y=variables["y"])
-    weights = {
-        first.weight: normal(5, 3, seed=3),
-        middle.weight: torch.from_numpy(matrix[5:12, :5]),
-        last.weight: torch.from_numpy(matrix[12:, 5:12]),
-        bias.bias: normal(4, seed=4),
-    }
-    energy = sum([*terms, first, middle, last, bias]).double()  # type: ignore[union-attr]
-    with torch.no_grad():
-        for parameter, value in weights.items():
-            parameter.copy_(value)
-    field = np.zeros((3 + 1, 16))
-    field[:3, :5] = normal(5, 3, seed=3).numpy().T
-    field[3, 12:] = normal(4, seed=4)
-    return energy, matrix, field[:3], field[3]
-
-
-def fixed_point(kind: str, matrix: np.ndarray, drive: np.ndarray, held: Any = None) -> np.ndarray:
-    state = np.zeros_like(drive)
-    for _ in range(1500):  # 0.95^1500 = 4e-34
-        state = squash(kind, state @ matrix + drive)
-        if held is not None:
-            state = np.where(np.isnan(held), state, held)
-    return state
-
-
 @every_solver
 @pytest.mark.parametrize("partial", [False, True], ids=["whole", "partial"])
 @pytest.mark.parametrize("kind", ["hardsigmoid", "sigmoid", "tanh"])
@@ -287,25 +197,6 @@ def test_clamped_states_on_which_plain_anderson_acceleration_fails_settle(solver
     assert int(solution.steps.max()) <= 200
 
 
-def lca(atoms: int, inputs: int, strength: float, nonnegative: bool = False) -> en.Energy:
-    link = en.SoftThreshold(strength, nonnegative)
-    code = en.NonNegative(atoms, link=link) if nonnegative else en.Real(atoms, link=link)
-    term = Reconstruction("a", "x", a=code, x=en.Real(inputs))
-    with torch.no_grad():
-        term.weight.copy_(torch.nn.functional.normalize(normal(inputs, atoms, seed=9), dim=0))
-    return (term + Sparsity(strength, a=code)).double()
-
-
-def ista(weight: np.ndarray, x: np.ndarray, strength: float, nonnegative: bool) -> np.ndarray:
-    rate = 1 / np.linalg.norm(weight, 2) ** 2
-    code = np.zeros((len(x), weight.shape[1]))
-    for _ in range(6000):
-        code = code + rate * (x - code @ weight.T) @ weight
-        code = np.sign(code) * (np.abs(code) - rate * strength).clip(min=0)
-        code = code.clip(min=0) if nonnegative else code
-    return code
-
-
 @every_solver
 @pytest.mark.parametrize("nonnegative", [False, True])
 def test_sparse_codes_through_a_threshold_are_those_of_ista(solver: en.Solver, nonnegative: bool) -> None:
@@ -349,101 +240,6 @@ def test_a_sample_takes_the_same_path_whatever_its_companions(solver: en.Solver)
         assert torch.allclose(whole.trajectory["s"][:, i], alone.trajectory["s"][:, 0], rtol=1e-9, atol=1e-9)
         assert int(en.settle(energy, own, solver=solver).steps) == int(steps[i])
     assert len(set(steps.tolist())) > 1
-
-
-def surroundings(kind: str) -> tuple[en.Energy, dict[str, Any], Here]:
-    """A point of a network of which two units are held, at random potentials."""
-    energy, *_ = stiff(kind)
-    mask = torch.tensor([True, False, False, True])
-    clamp = {"x": normal(2, 3, seed=1), "y": en.Partial(torch.full((2, 4), 0.5, dtype=F64), mask)}
-    flow = en.LBFGS().flow(energy, clamp)
-    chart = Chart(flow, flow.start)
-    start = chart.join(flow.start)
-    point = torch.where(start == 0, normal(2, 16, seed=2), start)
-    if kind == "sigmoid":
-        point[:, [12, 15]] = 0.0  # the potential of 1/2
-    one = torch.ones(2, dtype=F64)
-    with torch.no_grad():
-        _, force = chart.evaluate(point)
-    here = Here.at(chart, point, force, chart.slope(point), 2.0 * one, math.inf * one)
-    assert here.free.sum() == 2 * 14
-    return energy, clamp, here
-
-
-def test_the_direction_of_bfgs_is_that_of_the_dense_update() -> None:
-    """H <- (I - r s y'W) H (I - r y s'W) + r s s'W (Nocedal and Wright 2006, eq. 6.17), W the metric."""
-    *_, here = surroundings("sigmoid")
-    steps = normal(2, 3, 16, seed=4)
-    changes = steps + 0.3 * normal(2, 3, 16, seed=5)
-    changes[0, 1] = -changes[0, 1]  # not convex along it: left out
-    positive = (here.weight.unsqueeze(1) * steps * changes).sum(2) > 0
-    assert positive.tolist() == [[True, False, True], [True, True, True]]
-    found = en.LBFGS(history=3).combine(here, steps, changes, positive)
-    for i in range(2):
-        metric, free = np.diag(here.weight[i].numpy()), here.free[i].numpy()
-        inverse = np.diag(here.scaled(torch.ones_like(here.point))[i].numpy())
-        for s, y, good in zip(steps[i].numpy(), changes[i].numpy(), positive[i].tolist(), strict=True):
-            if good:
-                r = 1 / (s @ metric @ y)
-                left = np.eye(16) - r * np.outer(s, y) @ metric
-                right = np.eye(16) - r * np.outer(y, s) @ metric
-                inverse = left @ inverse @ right + r * np.outer(s, s) @ metric
-        expected = inverse @ here.force[i].numpy()
-        assert found[i].numpy()[free] == pytest.approx(expected[free], abs=1e-12)
-
-
-def test_the_direction_of_anderson_leaves_the_least_force() -> None:
-    """Least squares by numpy, of the two steps along which the energy is convex, on units that can move."""
-    *_, here = surroundings("sigmoid")
-    steps = normal(2, 3, 16, seed=4)
-    changes = steps + 0.3 * normal(2, 3, 16, seed=5)
-    changes[:, 1] = -changes[:, 1]
-    known = torch.tensor([[True, False, True]] * 2)
-    found = en.Anderson(history=3).combine(here, steps, changes, known)
-    rate = here.scaled(torch.ones_like(here.point)).numpy()
-    for i in range(2):
-        free = here.free[i].numpy()
-        force, s, y = (t[i].numpy()[..., free] for t in (here.force, steps, changes))
-        s, y = s[[0, 2]], y[[0, 2]]
-        part = np.linalg.lstsq(y.T, force, rcond=None)[0]
-        expected = rate[i][free] * (force - part @ y) + part @ s
-        assert found[i].numpy()[free] == pytest.approx(expected, abs=1e-9)
-
-
-def test_curvatures_are_those_of_the_energy_of_values() -> None:
-    """The force -u - 7 a falls by 1 + 7 / 4 a unit of the potential at the slope 1/4 of the link."""
-    variable = en.Unit(3, link=en.Sigmoid())
-    energy = Functional(lambda e, s: 3.5 * s.square().sum(1), s=variable) + Leak(s=variable)
-    flow = en.LBFGS().flow(energy, state={"s": torch.tensor([[0.2, 0.5, 0.6]])})
-    chart = Chart(flow, flow.start)
-    point = chart.join(flow.start)
-    _, force = chart.evaluate(point)
-    one = torch.ones(1)
-    here = Here.at(chart, point, force, chart.slope(point), one, math.inf * one)
-    step = torch.tensor([[0.0, 1e-2, 0.0]])
-    _, after = chart.evaluate(point + step)
-    here, positive = here.after(step, force - after, torch.tensor([True]))
-    assert positive.tolist() == [True]
-    gain, curvature = float(here.gain[0, 1]), float(here.curvature)
-    assert 1 - gain + gain * curvature == pytest.approx(1 + 7 / 4, rel=1e-3)
-    assert float(here.scaled(here.force)[0, 1] / here.force[0, 1]) == pytest.approx(4 / 11, rel=1e-3)
-
-
-@pytest.mark.parametrize("kind", ["sigmoid", "tanh"])
-def test_the_operator_of_newton_is_the_derivative_of_the_force(kind: str) -> None:
-    energy, clamp, here = surroundings(kind)
-    chart, point, flow = here.chart, here.point, here.chart.flow
-    direction = torch.where(here.free, normal(2, 16, seed=3), 0.0)
-
-    def forces(at: Tensor) -> Tensor:
-        state = {"x": clamp["x"], **flow.values(chart.split(at))}
-        return chart.join(autograd_force(energy, state, flow.names))
-
-    step = 1e-5
-    change = (forces(point + step * direction) - forces(point - step * direction)) / (2 * step)
-    expected = torch.where(here.free, -change, 0.0)
-    found = curvature_product(here, direction, here.free)
-    assert torch.allclose(found, expected, atol=1e-7)
 
 
 @every_solver

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import lsq_linear, minimize
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import energynet as en
 from energynet.terms import Leak, Sparsity
@@ -259,27 +258,6 @@ def test_an_energy_that_is_not_bounded_below_diverges(solver: en.Solver) -> None
         en.Status.DIVERGED,
         en.Status.CONVERGED,
     ]
-
-
-@every_solver
-def test_no_step_reads_a_number_from_a_tensor(solver: en.Solver) -> None:
-    reads: list[str] = []
-
-    class Reads(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
-                reads.append(str(func))
-            return func(*args, **(kwargs or {}))
-
-    energy, *_ = stiff("hardsigmoid")
-    y = en.Partial(torch.zeros(2, 4, dtype=F64), torch.tensor([True, False, False, False]))
-    flow = solver.flow(energy, {"x": normal(2, 3), "y": y})
-    with torch.no_grad():
-        carry = solver.init(flow, flow.start)  # the first evaluations compile the kernels
-        point, carry, _ = solver.step(flow, flow.start, carry, None)
-        with Reads():
-            point, carry, _ = solver.step(flow, point, carry, None)
-    assert not reads
 
 
 @pytest.mark.parametrize("number", [0, -1, 2.0, True, "3"])

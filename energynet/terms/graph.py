@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from energynet.energy import Energy
-from energynet.errors import StateError
+from energynet.energy import Conditioned, Energy
+from energynet.errors import StateError, TraceError
+from energynet.programs import program_of
 from energynet.state import State
 from energynet.terms.prediction import Prediction
+from energynet.trace import Spec
 
 
 def predicted(energy: Energy, known: Mapping[str, Tensor]) -> State:
@@ -35,6 +37,33 @@ def predicted(energy: Energy, known: Mapping[str, Tensor]) -> State:
                 found[term.target] = term.predict(source)
         terms = [t for t in terms if t not in ready]
     return found
+
+
+def predictions(conditioned: Conditioned) -> State:
+    """The same from the clamp of a conditioned energy; its forces use again what has been computed.
+
+    Returns
+    -------
+    State
+        Of free variables that are predicted.
+    """
+    base, clamp = conditioned.base, conditioned.clamp
+    free = conditioned.variables
+    reference = next((v for v in (*clamp.values(), *base.parameters()) if v.is_floating_point()), None)
+    if not clamp or reference is None or not any(isinstance(p, Prediction) for _, p in base.parts()):
+        return predicted(base, clamp)
+    unknown = {n: Spec(v.shape, reference.dtype, reference.device) for n, v in free.items()}
+    inputs = {**{n: Spec.of(v, batched=True) for n, v in clamp.items()}, **unknown}
+    program = program_of(base, {name: inputs[name] for name in sorted(inputs)})
+    known = tuple(clamp)
+    try:
+        traced = program.traced(
+            ("predicted", known), lambda point: predicted(base, {name: point[name] for name in known})
+        )
+    except TraceError:
+        return predicted(base, clamp)
+    environment = conditioned.environment(len(next(iter(clamp.values()))))
+    return {n: environment.get(traced.builder.node(c)) for n, c in traced.outputs.items()}
 
 
 def chain_to(owner: str, energy: Energy, output: str) -> list[Prediction]:

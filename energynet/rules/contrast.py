@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from energynet.derivation import weighted
 from energynet.energy import Energy
 from energynet.errors import TraceError
+from energynet.forces import TracedForces
 from energynet.programs import note_fallback, program_of, signature
 from energynet.state import State
-from energynet.trace import Environment, Program, Spec, Traced, difference, parameters_of, swapped
+from energynet.trace import Environment, Spec, difference, parameters_of, swapped
 
 if TYPE_CHECKING:
     from energynet.rules.base import Phase
@@ -66,37 +67,38 @@ def _traced(energy: Energy, phases: Sequence[Phase]) -> Gradient:
     return total
 
 
-def _program(
-    energy: Energy, state: State, names: Sequence[str], *, value: bool = False
-) -> tuple[Program, Traced, Tensor]:
-    """The program, the traced gradient in it, perhaps with the energy, and a tensor like what it is of."""
-    reference = next(v for v in state.values() if v.is_floating_point())
-    program = program_of(energy, signature(state))
-    more = {_WEIGHT: Spec((), reference.dtype, reference.device)}
-    key = ("gradient", value, *names)
-    traced = program.traced(key, _gradient(energy, names, value=value), more=more)
-    return program, traced, reference
-
-
 def _single(phase: Phase, names: Sequence[str], *, value: bool = False) -> Gradient:
     """The gradient of one phase; what its flow has computed of the clamp is not computed again."""
     energy, solution = phase.energy, phase.solution
-    state, conditioned = solution.state, solution.flow.conditioned
-    _, traced, reference = _program(energy, state, names, value=value)
+    state, flow = solution.state, solution.flow
+    reference = next(v for v in state.values() if v.is_floating_point())
     batch = len(reference)
-    weight = {_WEIGHT: _per_sample(phase.weight, reference, batch) / batch}
-    if conditioned.base is energy:
-        moved = {name: state[name] for name in conditioned.variables}
-        environment = Environment({**moved, **weight}, batch, conditioned.environment(batch))
+    moving = (*flow.conditioned.variables,)
+    if flow.conditioned.base is energy and isinstance(flow.forces, TracedForces):
+        program, environment = flow.forces.dynamics.program, flow.conditioned.environment(batch)
     else:
-        environment = Environment({**parameters_of(energy), **state, **weight}, batch)
-    return {n: environment.get(traced.builder.node(c)) for n, c in traced.outputs.items()}
+        program = program_of(energy, signature(state))
+        known = {name: value for name, value in state.items() if name not in moving}
+        environment = Environment({**parameters_of(energy), **known}, batch)
+    function, more = _gradient(energy, names, value=value), _weights(reference)
+    wanted = [_ENERGY, *names] if value else [*names]
+    kernel = program.kernel(("gradient", value, *names), function, wanted, (*moving, _WEIGHT), more=more)
+    weight = _per_sample(phase.weight, reference, batch) / batch
+    found = kernel.bind(environment)(*(state[name] for name in moving), weight)
+    return dict(zip(wanted, found, strict=True))
+
+
+def _weights(like: Tensor) -> dict[str, Spec]:
+    return {_WEIGHT: Spec((), like.dtype, like.device)}
 
 
 def _paired(energy: Energy, phases: Sequence[Phase], names: list[str]) -> Gradient:
     plus, minus = (phase.solution.state for phase in phases)
-    program, traced, reference = _program(energy, plus, names)
+    reference = next(v for v in plus.values() if v.is_floating_point())
     batch = len(reference)
+    program = program_of(energy, signature(plus))
+    function = _gradient(energy, names, value=False)
+    traced = program.traced(("gradient", False, *names), function, more=_weights(reference))
     weight = _per_sample(phases[0].weight, reference, batch) / batch
     moving = tuple(name for name in plus if plus[name] is not minus[name])
     key = ("difference", moving, *names)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from energynet.energy import Energy
 from energynet.errors import StateError
 from energynet.flow import EnergyFlow, Partial
+from energynet.forces import TracedForces
 from energynet.rules.base import LearningRule, Phase, require, settled
 from energynet.rules.contrast import Gradient, by_parameter, contrast, energy_and_gradient
 from energynet.settle import flow_of
@@ -59,9 +60,9 @@ class Clamped(LearningRule):
         require(self, data, (), tuple(self.energy.variables))
         with torch.no_grad():
             if set(data) < set(self.energy.variables):
-                conditioned = self.energy.condition(**data)
-                state = predictions(conditioned) if self.start is None else self.start(**data)
-                return flow_of(conditioned, None, state, solver=self.solver)
+                if self.start is not None:
+                    return flow_of(self.energy, data, self.start(**data), solver=self.solver)
+                return _from_predictions(flow_of(self.energy, data, solver=self.solver))
             self.energy.check(data, partial=True)
             name, value = next(
                 iter(data.items())
@@ -71,6 +72,14 @@ class Clamped(LearningRule):
 
     def value(self, phases: Sequence[Phase]) -> Tensor:
         return phases[0].solution.energy.mean()
+
+
+def _from_predictions(flow: EnergyFlow) -> EnergyFlow:
+    """The flow from what is predicted by what is known."""
+    conditioned, forces = flow.conditioned, flow.forces
+    if isinstance(forces, TracedForces):
+        return flow.starting(predictions(conditioned, forces.dynamics.program, flow.batch))
+    return flow.starting(predicted(conditioned.base, conditioned.clamp))
 
 
 @final

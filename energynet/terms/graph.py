@@ -8,10 +8,9 @@ from torch import Tensor
 
 from energynet.energy import Conditioned, Energy
 from energynet.errors import StateError, TraceError
-from energynet.programs import program_of
 from energynet.state import State
 from energynet.terms.prediction import Prediction
-from energynet.trace import Spec
+from energynet.trace import Program
 
 
 def predicted(energy: Energy, known: Mapping[str, Tensor]) -> State:
@@ -39,30 +38,28 @@ def predicted(energy: Energy, known: Mapping[str, Tensor]) -> State:
     return found
 
 
-def predictions(conditioned: Conditioned) -> State:
+def predictions(conditioned: Conditioned, program: Program, batch: int) -> State:
     """The same from the clamp of a conditioned energy; its forces use again what has been computed.
 
-    Returns
-    -------
-    State
-        Of free variables that are predicted.
+    Parameters
+    ----------
+    conditioned
+        The energy.
+    program
+        Of its base, for the variables that are clamped and free.
+    batch
+        The number of samples.
     """
-    base, clamp = conditioned.base, conditioned.clamp
-    free = conditioned.variables
-    reference = next((v for v in (*clamp.values(), *base.parameters()) if v.is_floating_point()), None)
-    if not clamp or reference is None or not any(isinstance(p, Prediction) for _, p in base.parts()):
-        return predicted(base, clamp)
-    unknown = {n: Spec(v.shape, reference.dtype, reference.device) for n, v in free.items()}
-    inputs = {**{n: Spec.of(v, batched=True) for n, v in clamp.items()}, **unknown}
-    program = program_of(base, {name: inputs[name] for name in sorted(inputs)})
-    known = tuple(clamp)
+    base, known = conditioned.base, tuple(conditioned.clamp)
+    if not any(isinstance(part, Prediction) for _, part in base.parts()):
+        return {}
     try:
         traced = program.traced(
             ("predicted", known), lambda point: predicted(base, {name: point[name] for name in known})
         )
     except TraceError:
-        return predicted(base, clamp)
-    environment = conditioned.environment(len(next(iter(clamp.values()))))
+        return predicted(base, conditioned.clamp)
+    environment = conditioned.environment(batch)
     return {n: environment.get(traced.builder.node(c)) for n, c in traced.outputs.items()}
 
 

@@ -83,13 +83,10 @@ class Environment:
         constant, *terms = node.args
         total: Any = None
         for coefficient, term in sorted(terms, key=lambda t: _is_product(t[1])):
-            if total is not None and _is_product(term) and term.shape == node.shape:
-                first, second = (self.get(argument) for argument in term.args)
-                total = torch.addmm(total, first, second, alpha=coefficient)
-            elif total is None:
-                total = _scaled(self.get(term), coefficient)
-            else:
-                total = torch.add(total, self.get(term), alpha=coefficient)
+            value = self.get(term)  # kept: a product fused into one sum would be computed again for another
+            total = (
+                _scaled(value, coefficient) if total is None else torch.add(total, value, alpha=coefficient)
+            )
         assert node.shape is not None
         if constant:
             total = total + constant

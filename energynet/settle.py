@@ -144,7 +144,7 @@ def relax(
     done, every = 0, run.every
     advance = solver.advance
     if compile:
-        length = every if recording is None else math.gcd(every, record_every)
+        length = run.block if recording is None else math.gcd(run.block, record_every)
         advance = CompiledSteps(solver, min(length, max_steps)).advance
     while done < max_steps and run.active:
         steps = min(every - done % every, max_steps - done)

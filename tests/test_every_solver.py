@@ -27,7 +27,11 @@ def problem_of(family: str, dtype: torch.dtype = torch.float64) -> Problem:
 def refusal(solver: str, problem: Problem) -> str | None:
     """What the error of a pair that makes no sense has to say."""
     if solver in DISCRETE:
-        return None if problem.discrete else r"discrete variables; .* is (Real|NonNegative|Unit|Interval)\(.*Langevin"
+        return (
+            None
+            if problem.discrete
+            else r"discrete variables; .* is (Real|NonNegative|Unit|Interval)\(.*Langevin"
+        )
     if problem.discrete:
         return r"(Bit|Spin)\(.*(Gibbs|Glauber)"
     if solver in CONTINUOUS:

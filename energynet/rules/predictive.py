@@ -55,9 +55,7 @@ class Clamped(LearningRule):
 
     def flow(self, data: Mapping[str, Tensor]) -> EnergyFlow:
         """The flow of what is not in the data, at its start."""
-        if not data:
-            raise StateError(f"{type(self).__name__}: no data; pass what the energy is to explain")
-        require(self, data, (), tuple(self.energy.variables))
+        self._require(data)
         with torch.no_grad():
             if set(data) < set(self.energy.variables):
                 if self.start is not None:
@@ -69,6 +67,11 @@ class Clamped(LearningRule):
             )  # nothing is left to settle, but the state is still a phase
             held = Partial(value, torch.ones_like(value, dtype=torch.bool))
             return flow_of(self.energy, {**data, name: held}, solver=self.solver)
+
+    def _require(self, data: Mapping[str, Tensor]) -> None:
+        if not data:
+            raise StateError(f"{type(self).__name__}: no data; pass what the energy is to explain")
+        require(self, data, (), tuple(self.energy.variables))
 
     def value(self, phases: Sequence[Phase]) -> Tensor:
         return phases[0].solution.energy.mean()
@@ -173,7 +176,7 @@ class MaximumAPosteriori(Clamped):
         return Phase(1.0, energy, solution)
 
     def _flow_of_errors(self, data: Mapping[str, Tensor]) -> EnergyFlow:
-        require(self, data, (), tuple(self.energy.variables))
+        self._require(data)
         names = frozenset(data)
         if names not in self._errors:
             self._errors[names] = ErrorCoordinates(self.energy, names)

@@ -9,4 +9,13 @@ from energynet.terms.prediction import Prediction
 from energynet.terms.reconstruction import Reconstruction
 from energynet.terms.sparsity import Sparsity
 
-__all__ = ["Bilinear", "Dense", "ErrorCoordinates", "Field", "Leak", "Prediction", "Reconstruction", "Sparsity"]
+__all__ = [
+    "Bilinear",
+    "Dense",
+    "ErrorCoordinates",
+    "Field",
+    "Leak",
+    "Prediction",
+    "Reconstruction",
+    "Sparsity",
+]

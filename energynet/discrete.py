@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
+from energynet.clamp import Clamp
 from energynet.couplings import Couplings
 from energynet.energy import Energy
 from energynet.errors import SettlingError
-from energynet.flow import Clamp, EnergyFlow
+from energynet.flow import EnergyFlow
 from energynet.forces import Forces
 from energynet.state import State
 from energynet.trace import parameters_of

@@ -18,8 +18,7 @@ from energynet.stopping import Never, Status, Until
 # A look at the residuals, and dropping the samples that have settled, each cost about as much as this many
 # multiplications. Where a step is dearer, look and drop more often.
 _COSTLY = 4_000_000
-_EVERY, _EVERY_COSTLY = 5, 2  # steps between two looks
-_NEVER = 4  # times as rarely where none will settle, but may diverge
+_EVERY, _EVERY_COSTLY, _EVERY_IDLE = 5, 2, 10  # steps between two looks, if for divergence only
 _STATISTIC = "statistic "
 _DROP, _DROP_COSTLY = 0.4, 0.75  # drop once the samples that move are at most this part of those that run
 
@@ -37,8 +36,9 @@ class Run:
         self.until = until
         self.active = flow.batch > 0
         self.costly = flow.batch * flow.forces.work > _COSTLY
-        self.block = _EVERY_COSTLY if self.costly else _EVERY
-        self.every = _NEVER * self.block if isinstance(until, Never) else self.block
+        self.every = _EVERY_COSTLY if self.costly else _EVERY
+        if isinstance(until, Never):
+            self.every = _EVERY_IDLE
         self._out: State | None = None  # of all samples, once some have been dropped
         self._index: Tensor | None = None  # which samples run; None: all of them
         self._hold: State | None = None  # where the samples that run ended, if they have

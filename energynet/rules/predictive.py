@@ -10,9 +10,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from energynet.clamp import Partial
 from energynet.energy import Energy
 from energynet.errors import StateError
-from energynet.flow import EnergyFlow, Partial
+from energynet.flow import EnergyFlow
 from energynet.forces import TracedForces
 from energynet.rules.base import LearningRule, Phase, require, settled
 from energynet.rules.contrast import Gradient, by_parameter, contrast, energy_and_gradient

@@ -5,7 +5,6 @@ Oliviers et al. (2024, PLoS Comput. Biol. 20:e1012532) sample from the posterior
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from scipy.stats import chi2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -67,13 +68,13 @@ def test_a_quadratic_ends_at_the_solution_of_the_linear_system(solver: en.Solver
     assert joined(solution) == pytest.approx(expected, abs=100 * tau * 1e-11)  # residual over curvature
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(seed=st.integers(0, 10_000))
 @every_solver
 def test_in_a_box_it_is_the_minimum_of_bounded_least_squares(solver: en.Solver, seed: int) -> None:
     hessian = definite(8, condition=30, seed=seed)
     energy = Quadratic(hessian, en.Interval(4, low=-0.5, high=0.25, tau=3.0), en.NonNegative(4))
-    field = normal(3, 8, seed=seed + 1)
+    field = normal(8, 8, seed=seed + 1)
     solution = en.settle(energy, clamp={"f": field}, solver=solver, throw=True)
     root = np.linalg.cholesky(hessian.numpy()).T  # |R z - R^-T f|^2 / 2 = E + a constant
     low, high = [-0.5] * 4 + [0] * 4, [0.25] * 4 + [np.inf] * 4
@@ -92,21 +93,27 @@ def test_newton_solves_a_quadratic_in_one_step() -> None:
 
 
 def test_bfgs_with_a_full_memory_is_superlinear_on_a_quadratic() -> None:
-    """Without it the error falls by (k - 1) / (k + 1) = 0.998 a step at best, for a condition of k = 1000."""
+    """Without one the error falls by (k - 1) / (k + 1) = 0.998 a step at best, for a condition of k = 1000."""
     energy = Quadratic(definite(8, condition=1000), en.Real(4), en.Real(4))
-    clamp = {"f": normal(5, 8, seed=1)}
-    solution = en.settle(energy, clamp=clamp, solver=en.LBFGS(history=40), max_steps=60, throw=True)
-    assert (solution.residual < 1e-9).all()
+    clamp, until = {"f": normal(5, 8, seed=1)}, en.Stationary(atol=1e-9)
+    en.settle(energy, clamp=clamp, solver=en.LBFGS(history=40), max_steps=60, until=until, throw=True)
 
 
 @every_solver
 def test_ill_conditioned_energies_take_few_steps(solver: en.Solver) -> None:
-    """Euler's best step contracts by 1 - 2e-4 at a condition of 1e4: 1e-6 takes 69,000 steps."""
+    """Euler's best step contracts by 1 - 2e-4 a step at a condition of 1e4: 1e-6 takes 69,000 steps.
+
+    Terms of the energy are of the size of |f|^2 * 1e4 and cancel to 1e-16 of that: slopes have to decide the
+    last part of the way.
+    """
     energy = Quadratic(definite(20, condition=1e4), en.Real(10), en.Real(10))
-    clamp = {"f": normal(3, 20, seed=1)}
-    until = en.Stationary(atol=1e-6)
-    solution = en.settle(energy, clamp=clamp, solver=solver, until=until, max_steps=700, throw=True)
-    assert int(solution.steps.max()) <= 690
+    clamp, until = {"f": normal(3, 20, seed=1)}, en.Stationary(atol=1e-6)
+    en.settle(energy, clamp=clamp, solver=solver, until=until, max_steps=1000, throw=True)
+
+
+def falls(solution: en.Solution) -> bool:
+    """Whether the energy never rises by more than rounding makes of terms of the size of 1000."""
+    return bool((solution.trajectory.diff(dim=0) <= 1e-10).all())
 
 
 def rosenbrock(_: Any, s: Tensor) -> Tensor:
@@ -121,7 +128,7 @@ def test_the_curved_valley_of_rosenbrock_leads_to_its_end_and_down(solver: en.So
         energy, start, solver=solver, record="energy", throw=True, until=en.Stationary(atol=1e-9)
     )
     assert solution.state["s"].numpy() == pytest.approx(np.ones((3, 2)), abs=1e-7)
-    assert (solution.trajectory.diff(dim=0) <= 64 * 2.3e-16 * solution.trajectory[:-1].abs()).all()
+    assert falls(solution)
     assert (solution.statistics["refused"] >= 1).all()
 
 
@@ -139,8 +146,8 @@ def test_energies_that_are_not_convex_end_in_minima_that_scipy_does_not_leave(so
     solution = en.settle(
         energy, start, solver=solver, record="energy", throw=True, until=en.Stationary(atol=1e-9)
     )
-    trajectory, end = solution.trajectory, solution.state["s"].numpy()
-    assert (trajectory.diff(dim=0) <= 64 * 2.3e-16 * trajectory[:-1].abs()).all()
+    end = solution.state["s"].numpy()
+    assert falls(solution)
     matrix = coupling.numpy()
     for i in range(8):
         found = minimize(
@@ -259,11 +266,11 @@ def unguarded(field: np.ndarray, weight: np.ndarray, held: np.ndarray, steps: in
 
 @every_solver
 def test_clamped_states_on_which_plain_anderson_acceleration_fails_settle(solver: en.Solver) -> None:
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(3)
     weight = rng.uniform(size=(20, 20)) * 2
     weight = (weight + weight.T) / 2
     np.fill_diagonal(weight, 0.0)
-    field = rng.uniform(4.0, 8.0, size=(16, 20))
+    field = rng.uniform(3.0, 6.0, size=(16, 20))
     held = np.full((16, 20), np.nan)
     held[:, :6] = rng.uniform(size=(16, 6))
     plain = [unguarded(f, weight, h, 200) for f, h in zip(field, held, strict=True)]
@@ -273,7 +280,7 @@ def test_clamped_states_on_which_plain_anderson_acceleration_fails_settle(solver
     solution = en.settle(
         Inhibition(torch.from_numpy(weight)), clamp=clamp, solver=solver, record="energy", throw=True
     )
-    assert (solution.trajectory.diff(dim=0) <= 64 * 2.3e-16 * solution.trajectory[:-1].abs()).all()
+    assert falls(solution)
     state = solution.state["s"].numpy()
     moved = np.where(np.isnan(held), (field - state @ weight).clip(0, 1), held)
     assert state == pytest.approx(moved, abs=1e-9)
@@ -344,19 +351,89 @@ def test_a_sample_takes_the_same_path_whatever_its_companions(solver: en.Solver)
     assert len(set(steps.tolist())) > 1
 
 
-@pytest.mark.parametrize("kind", ["sigmoid", "tanh"])
-def test_the_operator_of_newton_is_the_derivative_of_the_force(kind: str) -> None:
+def surroundings(kind: str) -> tuple[en.Energy, dict[str, Any], Here]:
+    """A point of a network of which two units are held, at random potentials."""
     energy, *_ = stiff(kind)
     mask = torch.tensor([True, False, False, True])
     clamp = {"x": normal(2, 3, seed=1), "y": en.Partial(torch.full((2, 4), 0.5, dtype=F64), mask)}
-    flow = en.NewtonKrylov().flow(energy, clamp)
+    flow = en.LBFGS().flow(energy, clamp)
     chart = Chart(flow, flow.start)
-    point = torch.where(chart.join(flow.start) == 0, normal(2, 16, seed=2), chart.join(flow.start))
+    start = chart.join(flow.start)
+    point = torch.where(start == 0, normal(2, 16, seed=2), start)
+    if kind == "sigmoid":
+        point[:, [12, 15]] = 0.0  # the potential of 1/2
     one = torch.ones(2, dtype=F64)
-    _, force = chart.evaluate(point)
-    here = Here.at(chart, point, force, chart.slope(point), one, one)
-    direction = torch.where(here.free, normal(2, 16, seed=3), 0.0)
+    with torch.no_grad():
+        _, force = chart.evaluate(point)
+    here = Here.at(chart, point, force, chart.slope(point), 2.0 * one, math.inf * one)
     assert here.free.sum() == 2 * 14
+    return energy, clamp, here
+
+
+def test_the_direction_of_bfgs_is_that_of_the_dense_update() -> None:
+    """H <- (I - r s y'W) H (I - r y s'W) + r s s'W (Nocedal and Wright 2006, eq. 6.17), W the metric."""
+    *_, here = surroundings("sigmoid")
+    steps = normal(2, 3, 16, seed=4)
+    changes = steps + 0.3 * normal(2, 3, 16, seed=5)
+    changes[0, 1] = -changes[0, 1]  # not convex along it: left out
+    positive = (here.weight.unsqueeze(1) * steps * changes).sum(2) > 0
+    assert positive.tolist() == [[True, False, True], [True, True, True]]
+    found = en.LBFGS(history=3).combine(here, steps, changes, positive)
+    for i in range(2):
+        metric, free = np.diag(here.weight[i].numpy()), here.free[i].numpy()
+        inverse = np.diag(here.scaled(torch.ones_like(here.point))[i].numpy())
+        for s, y, good in zip(steps[i].numpy(), changes[i].numpy(), positive[i].tolist(), strict=True):
+            if good:
+                r = 1 / (s @ metric @ y)
+                left = np.eye(16) - r * np.outer(s, y) @ metric
+                right = np.eye(16) - r * np.outer(y, s) @ metric
+                inverse = left @ inverse @ right + r * np.outer(s, s) @ metric
+        expected = inverse @ here.force[i].numpy()
+        assert found[i].numpy()[free] == pytest.approx(expected[free], abs=1e-12)
+
+
+def test_the_direction_of_anderson_leaves_the_least_force() -> None:
+    """Least squares by numpy, of the two steps along which the energy is convex, on units that can move."""
+    *_, here = surroundings("sigmoid")
+    steps = normal(2, 3, 16, seed=4)
+    changes = steps + 0.3 * normal(2, 3, 16, seed=5)
+    changes[:, 1] = -changes[:, 1]
+    known = torch.tensor([[True, False, True]] * 2)
+    found = en.Anderson(history=3).combine(here, steps, changes, known)
+    rate = here.scaled(torch.ones_like(here.point)).numpy()
+    for i in range(2):
+        free = here.free[i].numpy()
+        force, s, y = (t[i].numpy()[..., free] for t in (here.force, steps, changes))
+        s, y = s[[0, 2]], y[[0, 2]]
+        part = np.linalg.lstsq(y.T, force, rcond=None)[0]
+        expected = rate[i][free] * (force - part @ y) + part @ s
+        assert found[i].numpy()[free] == pytest.approx(expected, abs=1e-9)
+
+
+def test_curvatures_are_those_of_the_energy_of_values() -> None:
+    """The force -u - 7 a falls by 1 + 7 / 4 a unit of the potential at the slope 1/4 of the link."""
+    variable = en.Unit(3, link=en.Sigmoid())
+    energy = Functional(lambda e, s: 3.5 * s.square().sum(1), s=variable) + Leak(s=variable)
+    flow = en.LBFGS().flow(energy, state={"s": torch.tensor([[0.2, 0.5, 0.6]])})
+    chart = Chart(flow, flow.start)
+    point = chart.join(flow.start)
+    _, force = chart.evaluate(point)
+    one = torch.ones(1)
+    here = Here.at(chart, point, force, chart.slope(point), one, math.inf * one)
+    step = torch.tensor([[0.0, 1e-2, 0.0]])
+    _, after = chart.evaluate(point + step)
+    here, positive = here.after(step, force - after, torch.tensor([True]))
+    assert positive.tolist() == [True]
+    gain, curvature = float(here.gain[0, 1]), float(here.curvature)
+    assert 1 - gain + gain * curvature == pytest.approx(1 + 7 / 4, rel=1e-3)
+    assert float(here.scaled(here.force)[0, 1] / here.force[0, 1]) == pytest.approx(4 / 11, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "tanh"])
+def test_the_operator_of_newton_is_the_derivative_of_the_force(kind: str) -> None:
+    energy, clamp, here = surroundings(kind)
+    chart, point, flow = here.chart, here.point, here.chart.flow
+    direction = torch.where(here.free, normal(2, 16, seed=3), 0.0)
 
     def forces(at: Tensor) -> Tensor:
         state = {"x": clamp["x"], **flow.values(chart.split(at))}

@@ -295,6 +295,16 @@ class EnergyFlow(Flow):
         twin.start = start
         return twin
 
+    def starting(self, values: State) -> EnergyFlow:
+        """The same flow from other values of some variables, which are not checked."""
+        twin = object.__new__(self.__class__)
+        vars(twin).update(vars(self))
+        twin.start = {
+            **self.start,
+            **{n: self.links[n].potential(v) if n in self.links else v for n, v in values.items()},
+        }
+        return twin
+
     def take(self, index: Tensor) -> EnergyFlow:
         return self.over(self.forces.take(index), index.shape[0], lambda value: value.index_select(0, index))
 

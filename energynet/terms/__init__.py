@@ -2,10 +2,20 @@
 
 from energynet.terms.bilinear import Bilinear
 from energynet.terms.dense import Dense
+from energynet.terms.errors import ErrorCoordinates
 from energynet.terms.field import Field
 from energynet.terms.leak import Leak
 from energynet.terms.prediction import Prediction
 from energynet.terms.reconstruction import Reconstruction
 from energynet.terms.sparsity import Sparsity
 
-__all__ = ["Bilinear", "Dense", "Field", "Leak", "Prediction", "Reconstruction", "Sparsity"]
+__all__ = [
+    "Bilinear",
+    "Dense",
+    "ErrorCoordinates",
+    "Field",
+    "Leak",
+    "Prediction",
+    "Reconstruction",
+    "Sparsity",
+]

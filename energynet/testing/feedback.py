@@ -63,7 +63,9 @@ def weak_feedback(model: PredictiveCoding, gain: float) -> Energy:
         assert isinstance(prediction, Prediction)
         layer, source, target = prediction.module, prediction.source, prediction.target
         if not isinstance(layer, Dense) or layer.residual or layer.scale != 1 or layer.bias is None:
-            raise ValueError("weak_feedback: expected layers with biases that are neither residual nor scaled")
+            raise ValueError(
+                "weak_feedback: expected layers with biases that are neither residual nor scaled"
+            )
         coupling = Bilinear(source, target, **{source: variables[source], target: variables[target]})
         field = Field(**{target: variables[target]})
         coupling.weight, field.bias = layer.weight, layer.bias

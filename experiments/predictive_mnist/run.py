@@ -189,7 +189,9 @@ def picture(model: en.models.PredictiveCoding, prior: en.Energy | None, start: T
     """An image for each label: the label clamped, everything else settled."""
     y = torch.eye(10)
     energy = model if prior is None else model + GIVEN * prior
-    state = model.feedforward(y) if model.direction == "generative" else model.feedforward(start.expand(10, -1))
+    state = (
+        model.feedforward(y) if model.direction == "generative" else model.feedforward(start.expand(10, -1))
+    )
     state.pop("y")
     return en.settle(energy, state, clamp={"y": y}, solver=en.LBFGS(), max_steps=2000).state["x"]
 
@@ -213,7 +215,9 @@ def completed(model: en.models.PredictiveCoding, prior: en.Energy | None, images
     return _settled(energy, {"x": part}, {n: v for n, v in state.items() if n != "x"}).state["x"]
 
 
-def _settled(energy: en.Energy, clamp: dict[str, Tensor | en.Partial], state: dict[str, Tensor]) -> en.Solution:
+def _settled(
+    energy: en.Energy, clamp: dict[str, Tensor | en.Partial], state: dict[str, Tensor]
+) -> en.Solution:
     return en.settle(energy, state, clamp=clamp, solver=en.LBFGS(), max_steps=2000)
 
 
@@ -222,7 +226,10 @@ def choose(config: Config, train_all: data.Split) -> list[str]:
     cut = len(train_all) - config.held_out
     learn = data.Split(train_all.x[:cut], train_all.label[:cut])
     held = data.Split(train_all.x[cut:], train_all.label[cut:])
-    lines = [f"| activation | learning rate | rule | held-out accuracy, {config.epochs // 2} epochs |", "| --- " * 4 + "|"]
+    lines = [
+        f"| activation | learning rate | rule | held-out accuracy, {config.epochs // 2} epochs |",
+        "| --- " * 4 + "|",
+    ]
     for activation in ("relu", "tanh"):
         for lr in (0.0005, 0.001, 0.002):
             for name in ("ZIL", "MaximumAPosteriori"):
@@ -361,7 +368,11 @@ def main(config: Config) -> None:
     (config.out / "results.md").write_text("\n".join(lines))
     print("\n".join(lines))
     draw_accuracy(runs, config.out / "accuracy.png")
-    if not config.smoke: torch.save({"d": runs["MaximumAPosteriori"].model.state_dict(), "g": generative.model.state_dict()}, "/tmp/pc_weights.pt")
+    if not config.smoke:
+        torch.save(
+            {"d": runs["MaximumAPosteriori"].model.state_dict(), "g": generative.model.state_dict()},
+            "/tmp/pc_weights.pt",
+        )
     draw_digits(pictures(runs["MaximumAPosteriori"], generative, learn, test), config.out / "digits.png")
 
 

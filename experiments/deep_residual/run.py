@@ -67,7 +67,7 @@ class Config:
 
 @dataclass
 class Run:
-    """What a network did: mean squared error on the training data at first and after each epoch, and the end."""
+    """What a network did: training loss at first and after each epoch, and accuracies at the end."""
 
     loss: list[float] = field(default_factory=list)
     train: float = 0.0
@@ -150,12 +150,12 @@ def transfer(runs: dict[Key, Run], config: Config) -> list[str]:
     shallow, deep = config.depths
     for mu in (True, False):
         ends = {(d, r): runs["MaximumAPosteriori", d, mu, r] for d in config.depths for r in config.rates}
-        best = {d: min(config.rates, key=lambda r: ends[d, r].loss[-1]) for d in config.depths}  # noqa: B023
+        best = {d: min(config.rates, key=lambda r: ends[d, r].loss[-1]) for d in config.depths}
         taken, own = ends[deep, best[shallow]], ends[deep, best[deep]]
         lines.append(
-            f"- {'With' if mu else 'Without'} mu the best rate at {shallow} predictions, {best[shallow]:g}, gives at "
-            f"{deep} a training loss of {taken.loss[-1]:.3g} and {taken.test:.1%} of the test digits; the best "
-            f"rate there, {best[deep]:g}, gives {own.loss[-1]:.3g} and {own.test:.1%}."
+            f"- {'With' if mu else 'Without'} mu the best rate at {shallow} predictions, {best[shallow]:g}, "
+            f"gives at {deep} a training loss of {taken.loss[-1]:.3g} and {taken.test:.1%} of the test "
+            f"digits; the best rate there, {best[deep]:g}, gives {own.loss[-1]:.3g} and {own.test:.1%}."
         )
     return lines
 
@@ -196,14 +196,14 @@ def main(config: Config) -> None:
         "# A residual network of 32 layers",
         "",
         "Made by `python experiments/deep_residual/run.py`; 8x8 digits, "
-        f"64-{config.width}-...-{config.width}-10 with {config.depths[0]} and {config.depths[1]} predictions, "
-        f"{config.activation}, squared error, Adam, {config.epochs} epochs in batches of {config.batch}; states by "
-        f"{config.steps} steps of Euler({config.dt:g}).",
+        f"64-{config.width}-...-{config.width}-10 with {config.depths[0]} and {config.depths[1]} "
+        f"predictions, {config.activation}, squared error, Adam, {config.epochs} epochs in batches of {config.batch}; "
+        f"states by {config.steps} steps of Euler({config.dt:g}).",
         "",
         *circumstances(),
         "",
-        "At the end, by learning rate: mean training loss, training accuracy, test accuracy. An answer that does "
-        "not depend on the input has a loss of 0.45 at best.",
+        "At the end, by learning rate: mean training loss, training accuracy, test accuracy. An answer that "
+        "does not depend on the input has a loss of 0.45 at best.",
         "",
         *table(runs, config),
         "",

@@ -295,8 +295,8 @@ def main(config: Config) -> None:
     lines = [
         "# Which rule equals which gradient",
         "",
-        "Made by `python experiments/equivalence/run.py`; float64 where nothing else is said. Relative errors "
-        "of the weights' gradients, |found - exact| / |exact|.",
+        "Made by `python experiments/equivalence/run.py`; float64 where nothing else is said. Relative "
+        "errors of the weights' gradients, |found - exact| / |exact|.",
         "",
         *circumstances(),
         "",

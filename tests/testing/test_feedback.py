@@ -50,7 +50,7 @@ def test_the_error_falls_in_proportion_to_the_feedback() -> None:
 
 
 def test_symmetric_feedback_is_not_backprop() -> None:
-    with pytest.raises(ConformanceError, match="power 1 of the strength, but it falls as -?0"):
+    with pytest.raises(ConformanceError, match=r"power 1 of the strength, but it falls as -?0"):
         check_backprop_equivalence(
             lambda e, c, gain: weak(e, c, 1.0), order=1, problems=problems(), examples=4
         )

@@ -34,6 +34,7 @@ from energynet.samplers import (
     Langevin,
     ParallelTempering,
     Sampler,
+    Synchronous,
     Underdamped,
 )
 from energynet.settle import settle
@@ -121,6 +122,7 @@ __all__ = [
     "Stationary",
     "Status",
     "Sum",
+    "Synchronous",
     "Tanh",
     "TraceError",
     "Tractable",

@@ -74,6 +74,10 @@ class DiscreteFlow(EnergyFlow):
                 "sampler of continuous variables such as Langevin"
             )
 
+    def _forces(self, differentiable: bool) -> Forces:
+        self.conditioned.share()  # the couplings are kept between calls, too
+        return super()._forces(differentiable)
+
     def differences(self, point: State) -> State:
         """E(unit at its high value) - E(unit at its low value), for every unit given all the others."""
         found: State = {}
@@ -174,6 +178,10 @@ class DiscreteFlow(EnergyFlow):
         """The values of a variable that bits stand for."""
         return bits * self._width(name) + self.variables[name].low
 
+    def flipped(self, name: str, value: Tensor, flip: Tensor) -> Tensor:
+        """Values of a variable, some of them replaced by the other value."""
+        return torch.where(flip, 2 * self._middle(name) - value, value)
+
     def fixed(self, names: Sequence[str]) -> Tensor | None:
         """Which units are held, ``(units, batch)``; None where none of these variables is held in part."""
         if not any(name in self.held for name in names):
@@ -194,9 +202,10 @@ class DiscreteFlow(EnergyFlow):
     def _coupled(self, name: str, point: State) -> Tensor:
         couplings = self.couplings((name,))
         assert couplings is not None
-        value = point[name]
-        shift = couplings.own.reshape(value.shape[1:]) * (self._middle(name) - value)
-        return (self.forces.some((name,), point)[name] + shift) * -self._width(name)
+        value, force = point[name], self.forces.some((name,), point)[name]
+        if not couplings.hollow:
+            force = force + couplings.own.reshape(value.shape[1:]) * (self._middle(name) - value)
+        return force * -self._width(name)
 
     def _replicated(self, name: str, point: State) -> Tensor:
         """Energy differences, of as many units at once as fit."""

@@ -60,7 +60,7 @@ def settle(
     generator
         The only source of randomness.
     throw
-        Raise `SettlingError` if a sample diverges or runs out of steps.
+        Raise `SettlingError` if a sample diverges, comes into a cycle or runs out of steps.
     compile
         Run the steps between two looks at the residuals under `torch.compile`, as one graph. Clamps,
         parameters and the batch may change without compiling again; another solver or number of its, other

@@ -1,6 +1,7 @@
 """Models: energies of the literature, assembled from terms."""
 
+from energynet.models.hopfield import GradedHopfield, Hopfield
 from energynet.models.layered import LayeredHopfield
 from energynet.models.predictive import PredictiveCoding
 
-__all__ = ["LayeredHopfield", "PredictiveCoding"]
+__all__ = ["GradedHopfield", "Hopfield", "LayeredHopfield", "PredictiveCoding"]

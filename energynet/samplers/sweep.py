@@ -72,18 +72,44 @@ class Sweep:
 
     def separate(self, names: Sequence[str]) -> None:
         """All units of variables that do not read each other, at once."""
-        for name, each in self._flow.gaps(names, self.state).items():
-            gap = rows(each)
-            high = self._flow.high(name, rows(self.state[name])).to(gap.dtype)
-            level = self._bath.thresholds(gap, 0)
-            margin = self._bath.margin(gap.abs().amax(1))
-            if margin is not None:
-                level = level + margin.unsqueeze(1) * (1 - 2 * high)
-            if name in self._flow.held:
-                level = _hold(level, rows(self._flow.held[name]), high)
-            new = (gap > level).to(gap.dtype)
-            self._count(gap, new - high, 1)
-            self.state[name] = self._flow.chosen(name, new).reshape(self.state[name].shape)
+        for name, gap in self._flow.gaps(names, self.state).items():
+            self._choose(name, rows(gap))
+
+    def together(self) -> None:
+        """All units of all variables at once, whether or not they read each other."""
+        cold = not isinstance(self._bath.temperature, Tensor) and self._bath.temperature == 0
+        for name, difference in self._flow.differences(self.state).items():
+            if cold:
+                self._descend(name, difference)
+            else:
+                self._choose(name, -rows(difference))
+
+    def _descend(self, name: str, difference: Tensor) -> None:
+        """What `_choose` does at T = 0, in fewer passes over the units."""
+        value = self.state[name]
+        gain = torch.where(self._flow.high(name, value), difference, -difference)
+        if name in self._flow.held:
+            gain = gain.masked_fill(self._flow.held[name], 0.0)
+        margin = rounding(rows(difference).abs().amax(1))
+        most = rows(gain).amax(1)
+        flip = rows(gain) > margin.unsqueeze(1)
+        finite = torch.finfo(gain.dtype).max
+        self.released = torch.maximum(self.released, torch.where(most <= margin, 0.0, most).clamp(max=finite))
+        self.changed = self.changed + flip.sum(1)
+        self.state[name] = self._flow.flipped(name, value, flip.reshape(value.shape))
+
+    def _choose(self, name: str, gap: Tensor) -> None:
+        """Set a variable by the gaps of its units."""
+        high = self._flow.high(name, rows(self.state[name])).to(gap.dtype)
+        level = self._bath.thresholds(gap, 0)
+        margin = self._bath.margin(gap.abs().amax(1))
+        if margin is not None:
+            level = level + margin.unsqueeze(1) * (1 - 2 * high)
+        if name in self._flow.held:
+            level = _hold(level, rows(self._flow.held[name]), high)
+        new = (gap > level).to(gap.dtype)
+        self._count(gap, new - high, 1)
+        self.state[name] = self._flow.chosen(name, new).reshape(self.state[name].shape)
 
     def groups(self, names: Sequence[str], couplings: Couplings, groups: Iterable[Tensor]) -> None:
         """Groups of units that are not coupled, one group after the other."""

@@ -1,6 +1,7 @@
 """Energies to build with."""
 
 from energynet.terms.bilinear import Bilinear
+from energynet.terms.coupling import Coupling
 from energynet.terms.dense import Dense
 from energynet.terms.field import Field
 from energynet.terms.leak import Leak
@@ -8,4 +9,4 @@ from energynet.terms.prediction import Prediction
 from energynet.terms.reconstruction import Reconstruction
 from energynet.terms.sparsity import Sparsity
 
-__all__ = ["Bilinear", "Dense", "Field", "Leak", "Prediction", "Reconstruction", "Sparsity"]
+__all__ = ["Bilinear", "Coupling", "Dense", "Field", "Leak", "Prediction", "Reconstruction", "Sparsity"]

@@ -15,6 +15,7 @@ from energynet.energy import Energy
 from energynet.errors import SettlingError
 from energynet.flow import Clamp, EnergyFlow
 from energynet.forces import Forces
+from energynet.overlaps import FeatureEnergy
 from energynet.state import State
 from energynet.trace import parameters_of
 from energynet.variable import Discrete, Variable, rows
@@ -27,6 +28,7 @@ _NO_DERIVATIVE = (
     "values that jump have no derivative by the parameters; use a rule that contrasts samples instead, "
     "such as ContrastiveDivergence, or continuous variables"
 )
+_FEATURES = 2**22  # features that are held at once
 _REPLICAS = 2**20  # entries of the states whose energies are evaluated at once
 
 
@@ -88,7 +90,10 @@ class DiscreteFlow(EnergyFlow):
                 if self.kind(name) is Kind.COUPLED:
                     found[name] = self._coupled(name, point)
                 elif self.kind(name) is Kind.OTHER:
-                    found[name] = self._replicated(name, point)
+                    featured = self.featured
+                    found[name] = (
+                        self._replicated(name, point) if featured is None else self._changed(featured, point)
+                    )
         return {name: found[name] for name in self.names}
 
     def velocity(self, point: State) -> State:
@@ -123,6 +128,13 @@ class DiscreteFlow(EnergyFlow):
             else:
                 self._kinds[name] = Kind.OTHER if self.couplings((name,)) is None else Kind.COUPLED
         return self._kinds[name]
+
+    @property
+    def featured(self) -> tuple[float, FeatureEnergy] | None:
+        """The energy as one of linear features of the only variable, and its factor; None where it is not."""
+        parts = self.conditioned.base.parts()
+        ((factor, part), *rest) = parts
+        return (factor, part) if isinstance(part, FeatureEnergy) and not rest else None
 
     def couplings(self, names: Sequence[str]) -> Couplings | None:
         """The couplings of all units of some variables; None where they depend on more than parameters."""
@@ -206,6 +218,21 @@ class DiscreteFlow(EnergyFlow):
         if not couplings.hollow:
             force = force + couplings.own.reshape(value.shape[1:]) * (self._middle(name) - value)
         return force * -self._width(name)
+
+    def _changed(self, featured: tuple[float, FeatureEnergy], point: State) -> Tensor:
+        """Energy differences by the changes of features, of as many units at once as fit."""
+        factor, part = featured
+        value = rows(point[part.variable])
+        directions = part.directions()
+        features = value @ directions.t()
+        other = 2 * (self._middle(part.variable) - value)
+        most = max(1, _FEATURES // max(1, features.numel()))
+        then = [
+            part.of_features(features.unsqueeze(1) + step.unsqueeze(2) * change)
+            for step, change in zip(other.split(most, 1), directions.t().split(most), strict=True)
+        ]
+        gained = factor * (torch.cat(then, 1) - part.of_features(features).unsqueeze(1))
+        return torch.where(other < 0, -gained, gained).reshape(point[part.variable].shape)
 
     def _replicated(self, name: str, point: State) -> Tensor:
         """Energy differences, of as many units at once as fit."""

@@ -1,7 +1,16 @@
 """Models: energies of the literature, assembled from terms."""
 
+from energynet.models.dense import DenseAssociativeMemory
 from energynet.models.hopfield import GradedHopfield, Hopfield
 from energynet.models.layered import LayeredHopfield
+from energynet.models.modern import ModernHopfield
 from energynet.models.predictive import PredictiveCoding
 
-__all__ = ["GradedHopfield", "Hopfield", "LayeredHopfield", "PredictiveCoding"]
+__all__ = [
+    "DenseAssociativeMemory",
+    "GradedHopfield",
+    "Hopfield",
+    "LayeredHopfield",
+    "ModernHopfield",
+    "PredictiveCoding",
+]

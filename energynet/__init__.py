@@ -141,6 +141,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> _Any:
-    if name == "testing":  # imported when it is used, for it needs hypothesis
-        return _import_module("energynet.testing")
+    if name in ("analysis", "sklearn", "testing"):  # imported when used: two of them need optional packages
+        return _import_module(f"energynet.{name}")
     raise AttributeError(f"module 'energynet' has no attribute {name!r}")

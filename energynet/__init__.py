@@ -11,7 +11,7 @@ from energynet.energy import Energy, ProximalTerm, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
 from energynet.flow import Flow, GradientFlow, MirrorFlow, Partial
 from energynet.lifted import LiftedFlow
-from energynet.link import Link, Sigmoid, SoftThreshold, Tanh
+from energynet.link import Link, Sigmoid, Softmax, SoftThreshold, Tanh
 from energynet.rules import (
     ZIL,
     Backprop,
@@ -113,6 +113,7 @@ __all__ = [
     "SettlingError",
     "Sigmoid",
     "SoftThreshold",
+    "Softmax",
     "Solution",
     "Solver",
     "Spin",

@@ -116,8 +116,8 @@ def check_converged(solution: Solution) -> None:
     cycles = int((solution.status == Status.CYCLE).sum())
     if cycles:
         raise SettlingError(
-            f"settling came into a cycle in {cycles} of {len(solution.status)} samples, which go to and fro for "
-            "ever; update one unit after the other, by Glauber(), and the energy cannot rise"
+            f"settling came into a cycle in {cycles} of {len(solution.status)} samples, which go to and fro "
+            "for ever; update one unit after the other, by Glauber(), and the energy cannot rise"
         )
     late = (solution.status == Status.MAX_STEPS).nonzero().flatten().tolist()
     if late:

@@ -38,5 +38,6 @@ def mean_field_overlap(load: float) -> float:
     grid = np.linspace(last, 0.5, 4000) if last > 0.5 else np.array([])
     for high, low in zip(grid, grid[1:], strict=False):
         if _excess(low, load) >= 0:
-            return math.erf(brentq(_excess, low, high, args=(load,)))
+            root = brentq(lambda y: _excess(float(y), load), low, high)
+            return math.erf(float(root))  # type: ignore[arg-type]
     return 0.0

@@ -2,6 +2,7 @@
 
 from energynet.models.dense import DenseAssociativeMemory
 from energynet.models.hetero import BidirectionalMemory, SequenceMemory
+from energynet.models.hierarchical import HierarchicalMemory
 from energynet.models.hopfield import GradedHopfield, Hopfield
 from energynet.models.layered import LayeredHopfield
 from energynet.models.modern import ModernHopfield
@@ -11,6 +12,7 @@ __all__ = [
     "BidirectionalMemory",
     "DenseAssociativeMemory",
     "GradedHopfield",
+    "HierarchicalMemory",
     "Hopfield",
     "LayeredHopfield",
     "ModernHopfield",

@@ -195,8 +195,8 @@ class GradedHopfield(_Memory):
     .. math:: E = -\tfrac12 s \cdot W s - b \cdot s
                   + \tfrac1g \sum_i \int_0^{s_i} \operatorname{artanh}
 
-    Mirror flow of it is du/dt = -u / g + W s + b, s = tanh(u), so that it is stationary where
-    s = tanh(g (W s + b)): the mean field of `Hopfield` at the temperature 1 / g.
+    Mirror flow of it is (1/g) du/dt = -u/g + W s + b, s = tanh(u), the time constant being 1/g. It is
+    stationary where s = tanh(g (W s + b)): the mean field of `Hopfield` at the temperature 1 / g.
 
     Parameters
     ----------

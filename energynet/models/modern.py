@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, final
 
-import torch
 from torch import Tensor, nn
 
 from energynet.energy import Energy
@@ -32,8 +31,8 @@ class ModernHopfield(Energy):
     .. math:: E = -\tfrac1\beta \log \sum_\mu e^{\beta x_\mu \cdot s} + \tfrac12 s \cdot s
                   + \tfrac1\beta \log N + \tfrac12 M^2
 
-    with N patterns, the longest of length M, so that E is not negative. A step of gradient flow of length 1 is
-    the concave-convex update, s <- softmax(beta s X') X, under which E never rises: attention with queries s
+    with N patterns, the longest of length M, so that E is not negative. A step of gradient flow of length 1
+    is the concave-convex update, s <- softmax(beta s X') X, under which E never rises: attention with queries s
     and the patterns as keys and values.
 
     Parameters
@@ -55,14 +54,14 @@ class ModernHopfield(Energy):
                 "ModernHopfield: expected real patterns of shape (count, n), got "
                 f"{patterns.dtype} of shape {tuple(patterns.shape)}"
             )
-        beta = patterns.shape[1] ** -0.5 if beta is None else beta
-        if not 0 < beta < math.inf:
-            raise ValueError(f"ModernHopfield: beta must be a positive number, got {beta!r}")
         super().__init__(s=Real(patterns.shape[1]))
-        self.beta = float(beta)
+        self.beta = float(patterns.shape[1] ** -0.5 if beta is None else beta)
+        if not 0 < self.beta < math.inf:
+            raise ValueError(f"ModernHopfield: beta must be a positive number, got {beta!r}")
         self.patterns = nn.Parameter(patterns.detach().clone())
 
-    def energy(self, s: Tensor) -> Tensor:
+    def energy(self, **state: Tensor) -> Tensor:
+        s = state["s"]
         match = (self.beta * (s @ self.patterns.t())).logsumexp(1) / self.beta
         longest = self.patterns.square().sum(1).amax()
         constant = math.log(len(self.patterns)) / self.beta + 0.5 * longest
@@ -71,7 +70,7 @@ class ModernHopfield(Energy):
     def force(self, state: State, wrt: Sequence[str]) -> State:
         """What attention gives, less the state."""
         force = self.attend(state["s"]) - state["s"]
-        return {name: force for name in wrt}
+        return dict.fromkeys(wrt, force)
 
     def attend(self, queries: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """The concave-convex update: softmax(beta queries X') X."""

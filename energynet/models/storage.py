@@ -50,9 +50,9 @@ def storkey(weight: Tensor, diagonal: Tensor, patterns: Tensor, mask: Tensor | N
 def pseudoinverse(
     weight: Tensor, diagonal: Tensor, patterns: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """W + diagonal is the projection onto all patterns that have been stored (Personnaz, Guyon and Dreyfus 1985).
+    """W + diagonal is the projection onto all patterns that have been stored.
 
-    J. Phys. Lett. 46:L359. What is new in the patterns is added to the projection, so that one at a time is
+    Personnaz, Guyon and Dreyfus 1985, J. Phys. Lett. 46:L359. What is new in the patterns is added to the projection, so that one at a time is
     the same as all at once.
     """
     if mask is not None:
@@ -78,9 +78,9 @@ def perceptron(
 ) -> tuple[Tensor, Tensor]:
     """Couplings are strengthened until every unit of these patterns has a field of at least 1 that way.
 
-    W_ij += (e_i + e_j) x_i x_j / (2 n), e_i being 1 where x_i h_i < 1 and else 0 (Diederich and Opper 1987, Phys.
-    Rev. Lett. 58:949; Gardner 1988, J. Phys. A 21:257, for symmetric couplings). All patterns are learnt in
-    parallel. Patterns stored before are not looked at, and may be lost.
+    W_ij += (e_i + e_j) x_i x_j / (2 n), e_i being 1 where x_i h_i < 1 and else 0 (Diederich and Opper 1987,
+    Phys. Rev. Lett. 58:949; Gardner 1988, J. Phys. A 21:257, for symmetric couplings). All patterns are
+    learnt in parallel. Patterns stored before are not looked at, and may be lost.
     """
     units = patterns.shape[1]
     for _ in range(_SWEEPS):

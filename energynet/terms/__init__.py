@@ -8,5 +8,16 @@ from energynet.terms.leak import Leak
 from energynet.terms.prediction import Prediction
 from energynet.terms.reconstruction import Reconstruction
 from energynet.terms.sparsity import Sparsity
+from energynet.terms.synapse import Synapse
 
-__all__ = ["Bilinear", "Coupling", "Dense", "Field", "Leak", "Prediction", "Reconstruction", "Sparsity"]
+__all__ = [
+    "Bilinear",
+    "Coupling",
+    "Dense",
+    "Field",
+    "Leak",
+    "Prediction",
+    "Reconstruction",
+    "Sparsity",
+    "Synapse",
+]

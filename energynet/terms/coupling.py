@@ -64,7 +64,7 @@ class Coupling(Energy):
         """W s, by one product: autograd does not know that W is symmetric."""
         value = state[self.variable]
         pull = (rows(value) @ self.matrix()).reshape(value.shape)
-        return {name: pull for name in wrt}
+        return dict.fromkeys(wrt, pull)
 
 
 def _checked(mask: Tensor, units: int) -> Tensor:

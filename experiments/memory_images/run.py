@@ -48,10 +48,7 @@ class Config:
 
 def images(config: Config) -> Tensor:
     """Grey images in [0, 1], (count, side, side), the digits in turn."""
-    if config.smoke:
-        train = data.load("digits").train
-    else:
-        train = data.load("mnist", config.data_dir).train
+    train = (data.load("digits") if config.smoke else data.load("mnist", config.data_dir)).train
     each = (10 if config.smoke else config.count) // 10
     chosen = torch.stack([train.x[train.label == digit][:each] for digit in range(10)], 1).flatten(0, 1)
     side = round(chosen[0].numel() ** 0.5)

@@ -98,8 +98,8 @@ class Attractors:
     """
 
     states: Float[Tensor, "some units"]
-    count: Int[Tensor, some]
-    energy: Float[Tensor, some]
+    count: Int[Tensor, " some"]
+    energy: Float[Tensor, " some"]
     kind: tuple[str, ...]
 
     def share(self, kind: str) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import brentq
 
 CRITICAL_LOAD = 0.137905566
-"""Patterns per unit above which the Hebb rule recalls nothing, at T = 0 (Amit, Gutfreund and Sompolinsky 1985)."""
+"""Patterns per unit above which the Hebb rule recalls nothing at T = 0 (Amit et al. 1985)."""
 
 
 def _excess(y: float, load: float) -> float:
@@ -36,7 +37,7 @@ def mean_field_overlap(load: float) -> float:
         raise ValueError(f"mean_field_overlap: load must be a positive number, got {load!r}")
     last = 1 / math.sqrt(2 * load)  # above, y sqrt(2 alpha) > 1 >= erf(y)
     grid = np.linspace(last, 0.5, 4000) if last > 0.5 else np.array([])
-    for high, low in zip(grid, grid[1:], strict=False):
+    for high, low in pairwise(grid):
         if _excess(low, load) >= 0:
             root = brentq(lambda y: _excess(float(y), load), low, high)
             return math.erf(float(root))  # type: ignore[arg-type]

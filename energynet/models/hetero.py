@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 @final
 class BidirectionalMemory(Composite):
-    """A memory of pairs of spin patterns, each of which recalls the other (Kosko 1988, IEEE Trans. SMC 18:49).
+    """A memory of pairs of spin patterns, each of which recalls the other.
+
+    Kosko 1988, IEEE Trans. SMC 18:49.
 
     E = -y . W x - a . x - b . y; the variables are ``x`` and ``y``. All couplings are zero at first.
 
@@ -82,9 +84,9 @@ class BidirectionalMemory(Composite):
         record: Recorder | None = None,
         generator: torch.Generator | None = None,
     ) -> Solution:
-        """Settle from a cue of x, of y, or of both; one side after the other, by which the energy never rises.
+        """Settle from a cue of x, of y, or of both.
 
-        What is not given starts where the other puts it.
+        One side after the other, so that the energy never rises. What is not given starts where the other puts it.
         """
         if x is None and y is None:
             raise StateError("recall: expected a cue of x or of y")
@@ -143,7 +145,7 @@ class SequenceFlow(Flow):
 
 @final
 class SequenceMemory(nn.Module):
-    """Patterns that follow each other (Sompolinsky and Kanter 1986, Phys. Rev. Lett. 57:2861; Kleinfeld 1986).
+    """Patterns that follow each other (Sompolinsky and Kanter 1986, Phys. Rev. Lett. 57:2861).
 
     Symmetric couplings W hold each pattern; asymmetric ones V, which read a trace of the past, drive the
     network on to the next. It is no `Energy`, for it has none.
@@ -175,7 +177,7 @@ class SequenceMemory(nn.Module):
         self.transition = nn.Parameter(torch.zeros(n, n))
 
     def store(self, sequence: Float[Tensor, "length n"], *, cyclic: bool = False) -> Self:
-        """Add a sequence of patterns of spins, each leading to the next; ``cyclic``: the last to the first."""
+        """Add a sequence of spin patterns, each leading to the next; if ``cyclic``, the last to the first."""
         with torch.no_grad():
             spins = checked_patterns("store", sequence, self.weight)
             following = spins.roll(-1, 0) if cyclic else spins[1:]

@@ -68,8 +68,8 @@ class _Memory(Composite):
         patterns
             Spins, of shape ``(count, n)``, or ``(n,)`` for one.
         rule
-            ``"hebb"`` (Hopfield 1982), the default: local, and incremental; random patterns are recalled up to
-            0.138 n of them. ``"storkey"`` (Storkey and Valabregue 1999): local, incremental, and more of
+            ``"hebb"`` (Hopfield 1982), the default: local and incremental; up to 0.138 n random patterns
+            are recalled. ``"storkey"`` (Storkey and Valabregue 1999): local, incremental, and more of
             them. ``"pseudoinverse"`` (Personnaz, Guyon and Dreyfus 1985): up to n linearly independent
             patterns, however correlated. ``"perceptron"`` (Diederich and Opper 1987): couplings for which
             these patterns are stable, if it finds any, by repetition. With the first three it is the same
@@ -234,7 +234,7 @@ class GradedHopfield(_Memory):
         record: Recorder | None = None,
         generator: torch.Generator | None = None,
     ) -> Solution:
-        """Settle from cues in [-1, 1], by default by `Euler` steps of 0.5; further arguments as in `settle`."""
+        """Settle from cues in [-1, 1], by default by `Euler(0.5)`; further arguments as in `settle`."""
         return recalled(
             self,
             cues,

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from energynet.energy import Energy
 from energynet.errors import StateError
 from energynet.flow import Clamp
+from energynet.link import Softmax
+from energynet.models.hierarchical import HierarchicalMemory
 from energynet.models.hopfield import recalled
 from energynet.recording import Recorder
 from energynet.solution import Solution
 from energynet.solvers import Euler, Solver
-from energynet.variable import Real, rows
+from energynet.variable import Real, Unit, rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +34,8 @@ class ModernHopfield(Energy):
                   + \tfrac1\beta \log N + \tfrac12 M^2
 
     with N patterns, the longest of length M, so that E is not negative. A step of gradient flow of length 1
-    is the concave-convex update, s <- softmax(beta s X') X, under which E never rises: attention with queries s
-    and the patterns as keys and values.
+    is the concave-convex update, s <- softmax(beta s X') X, under which E never rises: attention with
+    queries s and the patterns as keys and values.
 
     Parameters
     ----------
@@ -75,6 +77,17 @@ class ModernHopfield(Energy):
     def attend(self, queries: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """The concave-convex update: softmax(beta queries X') X."""
         return (self.beta * (queries @ self.patterns.t())).softmax(1) @ self.patterns
+
+    def hierarchical(self) -> HierarchicalMemory:
+        """The same network with its memory neurons kept: layers ``s`` and ``h``, a copy of the patterns between.
+
+        Its energy at the best ``h`` is this one, less the constant (Krotov and Hopfield 2021, ICLR, model B).
+        """
+        count, n = self.patterns.shape
+        layers = {"s": Real(n), "h": Unit(count, link=Softmax(self.beta))}
+        model = HierarchicalMemory(layers, {("s", "h"): None}).to(self.patterns)
+        model.synapses.load_state_dict({"s_h.weight": self.patterns.detach()})
+        return model
 
     def recall(
         self,

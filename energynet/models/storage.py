@@ -52,8 +52,8 @@ def pseudoinverse(
 ) -> tuple[Tensor, Tensor]:
     """W + diagonal is the projection onto all patterns that have been stored.
 
-    Personnaz, Guyon and Dreyfus 1985, J. Phys. Lett. 46:L359. What is new in the patterns is added to the projection, so that one at a time is
-    the same as all at once.
+    Personnaz, Guyon and Dreyfus 1985, J. Phys. Lett. 46:L359. What is new in the patterns is
+    added to the projection, so that one at a time is the same as all at once.
     """
     if mask is not None:
         raise ValueError("store: the pseudo-inverse rule has no diluted form; use 'hebb' or 'perceptron'")

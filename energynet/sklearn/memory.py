@@ -26,7 +26,7 @@ class HopfieldMemory(BaseEstimator):
         How patterns are stored; ``"pseudoinverse"`` by default, which recalls correlated patterns, as data
         are, up to as many as there are features. See `Hopfield.store` for the others.
     threshold
-        Numbers above it are high. None, the default, for the middle between the smallest and the largest of X.
+        Numbers above it are high. None, the default, for the middle of the range of X.
     synchronous
         Update all units at once. False, the default, for one after the other, by which each row settles.
     max_steps

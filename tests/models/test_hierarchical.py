@@ -13,11 +13,7 @@ F64 = torch.float64
 
 def memory(beta: float = 1.5) -> tuple[en.models.HierarchicalMemory, torch.Tensor]:
     patterns = 2 * torch.randn(5, 12, generator=torch.Generator().manual_seed(0), dtype=F64)
-    layers = {"s": en.Real(12), "h": en.Unit(5, link=en.Softmax(beta))}
-    model = en.models.HierarchicalMemory(layers, {("s", "h"): None}).double()
-    with torch.no_grad():
-        model.synapses["s_h"].weight.copy_(patterns)
-    return model, patterns
+    return en.models.ModernHopfield(patterns, beta).hierarchical(), patterns
 
 
 def test_hidden_memory_neurons_integrated_out_are_a_modern_network() -> None:

@@ -135,7 +135,8 @@ class MaximumAPosteriori(Clamped):
     ) -> None:
         if coordinates not in COORDINATES:
             raise ValueError(
-                f"MaximumAPosteriori: coordinates must be one of {', '.join(COORDINATES)}, got {coordinates!r}"
+                f"MaximumAPosteriori: coordinates must be one of {', '.join(COORDINATES)}, "
+                f"got {coordinates!r}"
             )
         errors = coordinates == "errors"
         super().__init__(energy, LBFGS() if errors and solver is None else solver, start)

@@ -29,6 +29,13 @@ class Chart:
         The flow.
     like
         A point of it.
+
+    Attributes
+    ----------
+    plain
+        Whether no potential is integrated, so that every slope is 1.
+    open
+        Whether every unit can move, wherever it is.
     """
 
     def __init__(self, flow: EnergyFlow, like: State) -> None:
@@ -37,6 +44,8 @@ class Chart:
         self._sizes = [math.prod(shape[1:]) for shape in self._shapes]
         self._like = like[flow.names[0]]
         self._boxed = [name not in flow.links and flow.variables[name].bounded for name in flow.names]
+        self.plain = not flow.links
+        self.open = not flow.held and not any(self._boxed)
         taus = [flow.variables[name].tau for name in flow.names]
         self._tau = taus[0] if len(set(taus)) == 1 else self._constant(taus)
 

@@ -81,18 +81,16 @@ class Guarded(Solver):
         energy, force = chart.evaluate(point)
         slope, one, count = chart.slope(point), torch.ones_like(energy), torch.zeros_like(energy)
         here = Here.at(chart, point, force, slope, one, one * math.inf)
-        memory = self.blank(here)
         return {
             "energy": energy,
             "force": force,
             "slope": slope,
             "residual": chart.residual(point, force),
-            "direction": _downhill(here, self.propose(here, memory), count > 0),
             "curvature": one,
             "limit": here.limit,
             "refusals": count,  # in a row
             "refused": count,
-            "memory": memory,
+            "memory": self.blank(here),
         }
 
     @final
@@ -102,7 +100,10 @@ class Guarded(Solver):
         assert isinstance(flow, EnergyFlow)
         chart = Chart(flow, state)
         before = chart.join(state)
-        point = chart.project(before + carry["direction"])
+        here = Here.at(chart, before, *(carry[n] for n in ("force", "slope", "curvature", "limit")))
+        stuck = (carry["refusals"] > 0) & (carry["refusals"] % _PATIENCE == 0)
+        direction = _downhill(here, self.propose(here, carry["memory"]), stuck)
+        point = chart.project(before + direction)
         energy, force = chart.evaluate(point)
         step, change = point - before, carry["force"] - force
         trial = {
@@ -115,14 +116,18 @@ class Guarded(Solver):
         new: dict[str, Any] = {**choose(confirmed, trial, carry)}
         point = torch.where(column(confirmed, point), point, before)
         here = Here.at(
-            chart, point, new["force"], new["slope"], carry["curvature"], _limit(carry, confirmed, kept)
+            chart,
+            point,
+            new["force"],
+            new["slope"],
+            carry["curvature"],
+            _limit(carry["limit"], direction, confirmed, kept),
         )
         here, positive = here.after(step, change, confirmed)
         memory = self.remember(carry["memory"], step, change, here, confirmed, positive)
         refusals = torch.where(confirmed, 0.0, carry["refusals"] + 1)
         stuck = (refusals > 0) & (refusals % _PATIENCE == 0)
         new |= {
-            "direction": _downhill(here, self.propose(here, memory), stuck),
             "curvature": here.curvature,
             "limit": here.limit,
             "refusals": refusals,
@@ -171,16 +176,16 @@ def _judge(
     return confirmed, torch.where(torch.isfinite(change), kept, _SHORTEST)
 
 
-def _limit(carry: Any, confirmed: Tensor, kept: Tensor) -> Float[Tensor, batch]:
+def _limit(limit: Tensor, direction: Tensor, confirmed: Tensor, kept: Tensor) -> Float[Tensor, batch]:
     """The length of the longest step that is worth a trial after one was confirmed or not."""
-    length = carry["direction"].square().sum(1).sqrt()
-    bound = length > 0.9 * carry["limit"]
+    length = direction.square().sum(1).sqrt()
+    bound = length > 0.9 * limit
     return torch.where(confirmed, torch.where(bound, _GROWTH * length, math.inf), kept * length)
 
 
 def _downhill(here: Here, direction: Tensor, stuck: Tensor) -> Tensor:
     """The direction on units that can move, within the limit; the force where it does not lead downhill."""
-    direction = here.within(torch.where(here.free, direction, 0.0))
+    direction = here.within(here.movable(direction))
     step = here.chart.project(here.point + direction) - here.point
     least = torch.finfo(step.dtype).eps ** 0.5
     fall, length = here.dot(here.force, step), here.dot(step, step) * here.dot(here.force, here.force)

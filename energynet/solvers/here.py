@@ -54,18 +54,26 @@ class Here:
     ) -> Here:
         """Look around at a point with a force, of which held units have none, and the slopes of its links."""
         free = chart.free(point, force)
-        force = torch.where(free, force, 0.0)
+        force = force if chart.open else torch.where(free, force, 0.0)
         gain = torch.maximum(slope, chart.slope(point + force)) if chart.flow.links else slope
-        return cls(chart, point, force, free, torch.where(free, slope, 0.0), gain, curvature, limit)
+        weight = slope if chart.open else torch.where(free, slope, 0.0)
+        return cls(chart, point, force, free, weight, gain, curvature, limit)
 
     def dot(self, one: Tensor, other: Tensor) -> Float[Tensor, batch]:
         """The inner product in which the Jacobian of the force is symmetric."""
-        return (self.weight * one * other).sum(1)
+        product = one * other
+        return product.sum(1) if self.chart.open and self.chart.plain else (self.weight * product).sum(1)
 
     def scaled(self, vector: Tensor) -> Tensor:
         """A vector over the curvature of each unit, as far as `curvature` tells."""
-        rest = (1 - self.gain).clamp(min=0.0)
-        return torch.where(self.free, vector / (rest + self.gain * self.curvature.unsqueeze(1)), 0.0)
+        curvature = self.curvature.unsqueeze(1)
+        if not self.chart.plain:
+            curvature = (1 - self.gain).clamp(min=0.0) + self.gain * curvature
+        return self.movable(vector / curvature)
+
+    def movable(self, vector: Tensor) -> Tensor:
+        """A vector, zero on units that cannot move."""
+        return vector if self.chart.open else torch.where(self.free, vector, 0.0)
 
     def within(self, direction: Tensor) -> Tensor:
         """A direction, shortened to the limit."""

@@ -275,7 +275,7 @@ class Kernel:
         return self._assign(f"-{total}" if coefficient == -1 else f"{total} * {coefficient!r}")
 
     def _shared_products(self, outputs: Sequence[Node]) -> set[Node]:
-        """Products that several nodes read: computed once, and not fused into each of the sums they are in."""
+        """Products that several nodes read: computed once, and not fused into each of the sums."""
         seen: set[Node] = set()
         read: set[Node] = set()
         shared: set[Node] = set()

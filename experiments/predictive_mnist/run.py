@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 COST = en.SquaredError("y")
 BACKPROP = "backprop"
 WEAK = "MaximumAPosteriori, output precision 0.1"
-GIVEN = 0.001  # precision of what the leak and the Gaussian know of an image, beside 1 of the predictions
+GIVEN = 0.05  # precision of what the leak and the Gaussian know of an image, beside 1 of the predictions
 
 
 @dataclass(frozen=True)
@@ -311,10 +311,10 @@ def pictures(
     dark[:, features // 2 :] = 0
     leak = en.terms.Leak(x=best.model.variables["x"])
     return {
-        "discriminative weights, label clamped, a weak leak": picture(
+        "discriminative weights, label clamped, 0.05/2 |x|²": picture(
             best.model, leak, mean, config.settling
         ),
-        "the same weights, label clamped, weak Gaussian prior of the pixels": picture(
+        "the same weights, label clamped, Gaussian prior of the pixels": picture(
             best.model, prior, mean, config.settling
         ),
         "generative weights, label clamped, no prior": picture(generative.model, None, mean, config.settling),

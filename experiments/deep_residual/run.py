@@ -197,8 +197,8 @@ def main(config: Config) -> None:
         "",
         "Made by `python experiments/deep_residual/run.py`; 8x8 digits, "
         f"64-{config.width}-...-{config.width}-10 with {config.depths[0]} and {config.depths[1]} "
-        f"predictions, {config.activation}, squared error, Adam, {config.epochs} epochs in batches of {config.batch}; "
-        f"states by {config.steps} steps of Euler({config.dt:g}).",
+        f"predictions, {config.activation}, squared error, Adam, {config.epochs} epochs in batches of "
+        f"{config.batch}; states by {config.steps} steps of Euler({config.dt:g}).",
         "",
         *circumstances(),
         "",

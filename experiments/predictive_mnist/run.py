@@ -79,7 +79,7 @@ class Config:
     choose: bool = False
     """Compare activations and learning rates on held-out training data; the test data are not looked at."""
 
-    settling: int = 2000
+    settling: int = 300
     """The most steps of L-BFGS for a picture."""
 
     smoke: bool = False
@@ -218,16 +218,13 @@ def completed(
     energy = model + 0.1 * en.terms.Leak(y=model.variables["y"])
     if prior is not None:
         energy = energy + GIVEN * prior
-    if model.direction == "generative":  # it starts at each label, and the best explanation is kept
-        found = []
-        for digit in range(10):
-            y = functional.one_hot(torch.full((len(images),), digit), 10).float()
-            state = {n: v for n, v in model.feedforward(y).items() if n != "x"}
-            found.append(
-                _settled(model, {"x": part, "y": y}, {n: v for n, v in state.items() if n != "y"}, steps)
-            )
-        best = torch.stack([s.energy for s in found]).argmin(0)
-        return torch.stack([s.state["x"] for s in found])[best, torch.arange(len(images))]
+    if model.direction == "generative":  # every label is tried, and the best explanation is kept
+        y = torch.eye(10).repeat_interleave(len(images), 0)
+        part = en.Partial(images.repeat(10, 1), mask)
+        state = {n: v for n, v in model.feedforward(y).items() if n not in ("x", "y")}
+        solution = _settled(model, {"x": part, "y": y}, state, steps)
+        best = solution.energy.view(10, -1).argmin(0)
+        return solution.state["x"].view(10, *images.shape)[best, torch.arange(len(images))]
     state = model.feedforward(torch.where(mask, images, images.mean(0)))
     return _settled(energy, {"x": part}, {n: v for n, v in state.items() if n != "x"}, steps).state["x"]
 
@@ -391,8 +388,8 @@ def main(config: Config) -> None:
         some = slice(0, 1000)
         right = (answer(generative.model, test.x[some]) == test.label[some]).double().mean()
         lines += [
-            f"Generative weights (label predicts image), {few.epochs} epochs, as a classifier: {right:.1%} of "
-            "the first 1000 test images have the lowest settled energy with their own label.",
+            f"Generative weights (label predicts image), {few.epochs} epochs, as a classifier: {right:.1%} "
+            "of the first 1000 test images have the lowest settled energy with their own label.",
             "",
         ]
         last = list(runs.values())[-1]

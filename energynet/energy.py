@@ -179,8 +179,8 @@ class Energy(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for made in ("_programs", "_prepared"):  # traces are made again; they cannot be pickled
-            state.pop(made, None)
+        state.pop("_programs", None)  # traces are made again; they cannot be pickled
+        state.pop("_prepared", None)
         return state
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Energy:
@@ -370,19 +370,14 @@ class Conditioned(Energy):
             tensors = parameters_of(self.base)
             now = versions(tensors)
             if made is None or made.batch != batch or self._versions != now:
-                if self._shared:
-                    self._environment = Environment(self.clamp, batch, prepared(self.base, tensors, batch))
-                else:
-                    self._environment = Environment({**tensors, **self.clamp}, batch)
+                shared = prepared(self.base, tensors, batch) if self._shared else None
+                self._environment = Environment({**({} if shared else tensors), **self.clamp}, batch, shared)
                 self._versions = now
         assert self._environment is not None
         return self._environment
 
     def share(self) -> None:
-        """Keep what depends on parameters alone with the energy, for others that share it.
-
-        It is made anew when a parameter has changed, as far as torch counts changes: not through ``.data``.
-        """
+        """Keep what depends on parameters alone with the energy, until torch counts a change of one."""
         self._shared = True
 
     def rebind(self, clamp: Mapping[str, Tensor]) -> Conditioned:

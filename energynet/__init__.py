@@ -5,11 +5,12 @@ from typing import Any as _Any
 
 from energynet import exact, models, samplers, terms
 from energynet.annealing import AnnealedImportanceSampling, PartitionEstimate, Tractable
+from energynet.clamp import Partial
 from energynet.cost import Cost, CrossEntropy, SquaredError
 from energynet.discrete import DiscreteFlow
 from energynet.energy import Energy, ProximalTerm, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
-from energynet.flow import Flow, GradientFlow, MirrorFlow, Partial
+from energynet.flow import Flow, GradientFlow, MirrorFlow
 from energynet.lifted import LiftedFlow
 from energynet.link import Link, Sigmoid, Softmax, SoftThreshold, Tanh
 from energynet.rules import (

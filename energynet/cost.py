@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from energynet.energy import Energy
@@ -45,6 +45,17 @@ class Cost(Energy):
     def cost(self, output: Float[Tensor, batch * shape], target: Tensor) -> Float[Tensor, batch]:
         """The cost of each sample."""
 
+    def linearised(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, dict[nn.Parameter, Tensor]]:
+        """The mean cost of a batch, and its slopes in the output and in the parameters; no graph."""
+        leaf = output.detach().requires_grad_()
+        learning = [p for p in self.parameters() if p.requires_grad]
+        with torch.enable_grad():
+            mean = self.energy(**{self.output: leaf, TARGET: target}).mean()
+            slope, *rest = torch.autograd.grad(
+                mean, [leaf, *learning], allow_unused=True, materialize_grads=True
+            )
+        return mean.detach(), slope, {p: s.clone() for p, s in zip(learning, rest, strict=True)}
+
     def check_target(self, variable: Variable, target: Tensor) -> None:
         """Raise `StateError` unless a target fits an output that is declared as ``variable``."""
         if not isinstance(variable, Unspecified):
@@ -78,6 +89,13 @@ class SquaredError(Cost):
 
     def cost(self, output: Tensor, target: Tensor) -> Tensor:
         return 0.5 * rows((output - target).square()).sum(1)
+
+    def linearised(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, dict[nn.Parameter, Tensor]]:
+        self._check_shape(output, target)
+        with torch.no_grad():
+            slope = (output - target).div_(len(output))
+            mean = (0.5 * len(output)) * slope.square().sum()
+        return mean, slope, {}
 
     def check_values(self, state: Mapping[str, Tensor]) -> None:
         super().check_values(state)

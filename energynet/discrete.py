@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
+from energynet.clamp import Clamp
 from energynet.couplings import Couplings
 from energynet.energy import Energy
 from energynet.errors import SettlingError
-from energynet.flow import Clamp, EnergyFlow
+from energynet.flow import EnergyFlow
 from energynet.forces import Forces
 from energynet.overlaps import FeatureEnergy
 from energynet.state import State
@@ -77,7 +78,7 @@ class DiscreteFlow(EnergyFlow):
             )
 
     def _forces(self, differentiable: bool) -> Forces:
-        self.conditioned.share()  # the couplings are kept between calls, too
+        self.conditioned.shared = True  # the couplings are kept between calls, too
         return super()._forces(differentiable)
 
     def differences(self, point: State) -> State:

@@ -59,10 +59,16 @@ class Curvature:
 
 
 class Dynamics:
-    """What the trace of a flow tells, whatever the values of its inputs."""
+    """What the trace of a flow tells, whatever the values of its inputs.
+
+    Attributes
+    ----------
+    program
+        Where the trace is kept.
+    """
 
     def __init__(self, program: Program, energy: Energy, free: tuple[str, ...], links: Mapping[str, Link]):
-        self._program = program
+        self.program = program
         self._key = ("flow", free, tuple(links.items()))
         self._function = forces(energy, free, links)
         self.free = free
@@ -75,12 +81,12 @@ class Dynamics:
 
     def kernel(self, outputs: Sequence[str], zero: Sequence[str] = ()) -> Kernel:
         """Code for some of what `energynet.derivation.forces` lists, from the point."""
-        return self._program.kernel(self._key, self._function, outputs, self.free, zero)
+        return self.program.kernel(self._key, self._function, outputs, self.free, zero)
 
     @cached_property
     def affine(self) -> bool:
         """Whether the trace shows that the smooth force is affine in the point."""
-        traced = self._program.traced(self._key, self._function)
+        traced = self.program.traced(self._key, self._function)
         return affine(traced, [f"smooth force {name}" for name in self.free], self.free)
 
     @cached_property
@@ -110,15 +116,15 @@ class Dynamics:
             slopes = torch.func.grad(along)({name: point[name] for name in free})
             return {f"product {name}": -slope for name, slope in slopes.items()}
 
-        more = {key: self._program.spec(name) for name, key in names.items()}
+        more = {key: self.program.spec(name) for name, key in names.items()}
         outputs = [f"product {name}" for name in free]
         inputs = (*free, *names.values())
-        return self._program.kernel((*self._key, "product", kind), product, outputs, inputs, more=more)
+        return self.program.kernel((*self._key, "product", kind), product, outputs, inputs, more=more)
 
     def quadratic(self, names: tuple[str, ...]) -> Quadratic | None:
         """What is known of some variables together, if the energy is quadratic in them; else None."""
         if names not in self._quadratic:
-            self._quadratic[names] = quadratic(self._program, self._key, self._function, names)
+            self._quadratic[names] = quadratic(self.program, self._key, self._function, names)
         return self._quadratic[names]
 
     def block(self, number: int) -> Kernel:
@@ -145,7 +151,7 @@ class Dynamics:
                 result[name] = -torch.func.grad(total)(point[name])
             return result
 
-        return self._program.kernel((*self._key, "curvature", names), second, names, self.free)
+        return self.program.kernel((*self._key, "curvature", names), second, names, self.free)
 
     def _curvature_traces(self, name: str) -> bool:
         """Whether the second derivative can be traced; torch fixes the size of the batch in that of abs."""
@@ -158,13 +164,13 @@ class Dynamics:
     @cached_property
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """The colours of the graph of couplings: variables that do not read each other."""
-        traced = self._program.traced(self._key, self._function)
+        traced = self.program.traced(self._key, self._function)
         return tuple(tuple(group) for group in _colour(traced, self.free))
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The groups, each with its variables by kind."""
-        traced = self._program.traced(self._key, self._function)
+        traced = self.program.traced(self._key, self._function)
         blocks = []
         for group in self.groups:
             kinds: dict[str, list[str]] = {"exact": [], "separable": [], "coupled": []}
@@ -194,7 +200,7 @@ class Dynamics:
             if rate.uniform:
                 found.append(Curvature(rate.constant, rate.constant > 0))
             else:
-                value = environment.get(self._program.node(rate))
+                value = environment.get(self.program.node(rate))
                 positive = convex[position] if convex else bool((value > 0).all())
                 found.append(Curvature(value, positive))
         return tuple(found)

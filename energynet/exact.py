@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from energynet.clamp import Clamp, common, split
 from energynet.energy import Energy
 from energynet.errors import SettlingError
-from energynet.flow import Clamp, common, split
 from energynet.state import State
 from energynet.variable import Discrete, rows
 

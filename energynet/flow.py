@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
 
+from energynet.clamp import Clamp, Partial, common, split
 from energynet.derivation import Derivation
 from energynet.energy import Energy, ProximalTerm
-from energynet.errors import SettlingError, StateError, TraceError
+from energynet.errors import SettlingError, TraceError
 from energynet.forces import EagerForces, Forces, forces_of
 from energynet.link import Link
 from energynet.programs import note_fallback
@@ -25,47 +25,7 @@ from energynet.state import State
 from energynet.variable import Continuous, Variable, rows
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-
-
-@dataclass(frozen=True, eq=False)
-class Partial:
-    """A clamp of a part of a variable: entries where ``mask`` is true are held at ``value``.
-
-    Parameters
-    ----------
-    value
-        Tensor of shape ``(batch, *shape)``; entries outside the mask are ignored and may be NaN.
-    mask
-        Boolean tensor that broadcasts to the shape of ``value``.
-    """
-
-    value: Float[Tensor, batch * shape]
-    mask: Bool[Tensor, ...]
-
-    def __post_init__(self) -> None:
-        if self.mask.dtype != torch.bool:
-            raise StateError(f"Partial: expected a mask of dtype torch.bool, got {self.mask.dtype}")
-        try:
-            fits = torch.broadcast_shapes(self.mask.shape, self.value.shape) == self.value.shape
-        except RuntimeError:
-            fits = False
-        if not fits:
-            raise StateError(
-                f"Partial: expected a mask that broadcasts to {tuple(self.value.shape)}, "
-                f"got shape {tuple(self.mask.shape)}"
-            )
-
-    def filled(self, variable: Variable) -> Tensor:
-        """The value, with a value of the variable's domain outside the mask."""
-        return torch.where(self.mask, self.value, variable.project(torch.zeros_like(self.value)))
-
-    @property
-    def full_mask(self) -> Tensor:
-        return self.mask.expand(self.value.shape)
-
-
-Clamp = Mapping[str, Tensor | Partial]
+    from jaxtyping import Float
 
 
 class Flow(ABC):
@@ -335,6 +295,16 @@ class EnergyFlow(Flow):
         twin.start = start
         return twin
 
+    def starting(self, values: State) -> EnergyFlow:
+        """The same flow from other values of some variables, which are not checked."""
+        twin = object.__new__(self.__class__)
+        vars(twin).update(vars(self))
+        twin.start = {
+            **self.start,
+            **{n: self.links[n].potential(v) if n in self.links else v for n, v in values.items()},
+        }
+        return twin
+
     def take(self, index: Tensor) -> EnergyFlow:
         return self.over(self.forces.take(index), index.shape[0], lambda value: value.index_select(0, index))
 
@@ -376,33 +346,3 @@ class MirrorFlow(EnergyFlow):
 
     def _links(self) -> dict[str, Link]:
         return {name: v.link for name, v in self.variables.items() if v.link is not None}
-
-
-def common(energy: Energy, known: Mapping[str, Tensor]) -> tuple[int, Tensor]:
-    """The size of the batch of some values, 1 where there are none, and a tensor of the dtype and device."""
-    sizes = {name: len(value) for name, value in known.items()}
-    if len(set(sizes.values())) > 1:
-        raise StateError(f"expected one batch size for all values, got {sizes}")
-    tensors = [*energy.parameters(), *known.values()]
-    return next(iter(sizes.values()), 1), next(
-        (tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0)
-    )
-
-
-def split(energy: Energy, clamp: Clamp) -> tuple[State, dict[str, Partial]]:
-    """The variables that a clamp holds as a whole, and those it holds in part."""
-    whole: State = {}
-    held: dict[str, Partial] = {}
-    for name, value in clamp.items():
-        if name not in energy.variables:
-            energy.check({name: value if isinstance(value, Tensor) else value.value}, partial=True)
-        if isinstance(value, Partial):
-            held[name] = value
-        elif isinstance(value, Tensor):
-            whole[name] = value
-        else:
-            raise StateError(
-                f"variable {name!r}: expected a tensor or en.Partial(value, mask) to clamp it to, "
-                f"got {type(value).__name__}"
-            )
-    return whole, held

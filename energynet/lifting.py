@@ -1,4 +1,4 @@
-"""What a recorded graph holds or draws, turned into inputs of it, and where their values come from."""
+"""What is done to a recorded graph: what it holds or draws becomes an input; factors become operators."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from energynet.samplers.noise import Draw
 from energynet.solvers import Solver
 from energynet.trace import parameters_of
 
+aten = torch.ops.aten
+_SUMS = {aten.add.Tensor, aten.sub.Tensor, aten.add_.Tensor, aten.sub_.Tensor}
+_PRODUCTS = {aten.addmm.default: aten.mm.default, aten.baddbmm.default: aten.bmm.default}
 # operators that make a tensor of a literal
 _LIFTS = {
-    torch.ops.aten.lift_fresh_copy.default,
-    torch.ops.aten.lift_fresh.default,
-    torch.ops.aten.lift.default,
+    aten.lift_fresh_copy.default,
+    aten.lift_fresh.default,
+    aten.lift.default,
 }
 Source = Callable[[EnergyFlow], Tensor]
 
@@ -146,6 +149,34 @@ def constants_as_inputs(
         graph.erase_node(node)
         inputs.append(Input(_of_constant(value) if name is None else _of_parameter(name), ()))
     return inputs
+
+
+def factors_as_operators(graph: torch.fx.Graph) -> None:
+    """Write the factors of sums and products as operators of their own.
+
+    The compiler's patterns for a product and a sum do not look at factors: it has taken x + 0.1 A B, written
+    as one sum with a factor, for x + A B (PyTorch's issues 167313 and 196577 are of this kind).
+    """
+    for node in list(graph.nodes):
+        alpha, beta = node.kwargs.get("alpha", 1), node.kwargs.get("beta", 1)
+        if node.target not in {*_SUMS, *_PRODUCTS} or (alpha == 1 and beta == 1):
+            continue
+        with graph.inserting_before(node):
+            if node.target in _PRODUCTS:
+                total, *factors = node.args
+                product = graph.call_function(_PRODUCTS[node.target], tuple(factors))
+                total = _times(graph, total, beta)
+                new = graph.call_function(aten.add.Tensor, (total, _times(graph, product, alpha)))
+                new.meta.update(node.meta)
+                node.replace_all_uses_with(new)
+            else:
+                node.args = (node.args[0], _times(graph, node.args[1], alpha))
+                node.kwargs = {}
+    graph.eliminate_dead_code()
+
+
+def _times(graph: torch.fx.Graph, value: Any, factor: Any) -> Any:
+    return value if factor == 1 else graph.call_function(aten.mul.Tensor, (value, factor))
 
 
 def drop_unused(graph: torch.fx.Graph, first: int, count: int) -> list[int]:

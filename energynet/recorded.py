@@ -27,6 +27,7 @@ from energynet.lifting import (
     Noise,
     constants_as_inputs,
     drop_unused,
+    factors_as_operators,
     noise_as_inputs,
     of_flow,
     of_node,
@@ -129,6 +130,15 @@ def record(flow: EnergyFlow, solver: Solver, point: State, carry: Any, steps: in
         If the steps look at values, draw random numbers of their own, or return other tensors than they
         take; or if one step would take minutes to compile.
     """
+    try:
+        return _record(flow, solver, point, carry, steps)
+    except (CompileError, SettlingError, StateError):
+        raise
+    except Exception as error:  # whatever a solver does that a recording cannot
+        raise CompileError(f"{type(error).__name__}: {error}") from error
+
+
+def _record(flow: EnergyFlow, solver: Solver, point: State, carry: Any, steps: int) -> Recorded:
     recorder = _Recorder(flow, solver, point, carry, steps)
     if recorder.operators > _LONG and steps > 1:
         recorder = _Recorder(flow, solver, point, carry, 1)
@@ -162,7 +172,8 @@ class _Recorder:
                 )
         environment = forces.environment.noting()
         trial = forces.within(environment, {}, _no_eager)
-        with _Count() as count:
+        here = [leaf.device for leaf in self.leaves[:1] if leaf.device.type != "cpu"]
+        with torch.random.fork_rng(here, device_type=self.leaves[0].device.type), _Count() as count:
             self._advance(flow.over(trial, flow.batch, lambda value: value), self.leaves, Tape())
         self.operators = count.calls
         self.convexity = trial.convexity
@@ -177,13 +188,8 @@ class _Recorder:
 
     def _advance(self, flow: EnergyFlow, leaves: Sequence[Tensor], tape: Tape) -> Any:
         point, carry = rebuild(self.structure, iter(leaves))
-        try:
-            # a tape stands for the generator, which only `samplers.noise` can tell from it
-            return self.solver.advance(flow, point, carry, tape, self.steps)  # type: ignore[arg-type]
-        except (SettlingError, StateError):
-            raise
-        except Exception as error:
-            raise CompileError(f"{type(error).__name__}: {error}") from error
+        # a tape stands for the generator, which only `samplers.noise` can tell from it
+        return self.solver.advance(flow, point, carry, tape, self.steps)  # type: ignore[arg-type]
 
     def run(self, batch: int, *, static: bool = False) -> Recorded | None:
         """The graph for a batch of any size, or of this one; None if the steps depend on the size."""
@@ -212,19 +218,15 @@ class _Recorder:
             self._compare(out, tensors[:count], structure)
             return [*out, *(numbers for _, numbers in tape.drawn)]
 
-        try:
-            with mode, torch.inference_mode(False), torch.no_grad():
-                module = make_fx(block, tracing_mode="symbolic")(*fakes)
-        except (CompileError, SettlingError, StateError):
-            raise
-        except Exception as error:
-            raise CompileError(f"{type(error).__name__}: {error}") from error
+        with mode, torch.inference_mode(False), torch.no_grad():
+            module = make_fx(block, tracing_mode="symbolic")(*fakes)
         if shapes.replacements and not static:
             return None
         symbol = None if static else fakes[0].shape[0].node.expr  # type: ignore[union-attr]
         graph = module.graph
         noise = noise_as_inputs(graph, [kind for kind, _ in tape.drawn])
         refuse_chance(graph)
+        factors_as_operators(graph)
         extra = constants_as_inputs(module, count + len(self.inputs), self.flow, self.solver)
         kept = drop_unused(graph, count, len(self.inputs) + len(extra))
         graph.set_codegen(CodeGen())

@@ -13,13 +13,13 @@ from energynet.recording import Snapshot
 from energynet.solvers import Solver
 from energynet.solvers.base import column, mapped
 from energynet.state import State
-from energynet.stopping import Status, Until
+from energynet.stopping import Never, Status, Until
 
 # A look at the residuals, and dropping the samples that have settled, each cost about as much as this many
 # multiplications. Where a step is dearer, look and drop more often.
 _COSTLY = 4_000_000
-_EVERY, _EVERY_COSTLY = 5, 2  # steps between two looks; after each where one step is dear enough
-_DEAR = 32 * _COSTLY
+_DEAR = 32 * _COSTLY  # of a step after each of which it is worth to look
+_EVERY, _EVERY_COSTLY, _EVERY_IDLE = 5, 2, 10  # steps between two looks, if for divergence only
 _STATISTIC = "statistic "
 _DROP, _DROP_COSTLY = 0.4, 0.75  # drop once the samples that move are at most this part of those that run
 
@@ -39,6 +39,8 @@ class Run:
         work = flow.batch * flow.forces.work
         self.costly = work > _COSTLY
         self.every = 1 if work > _DEAR else _EVERY_COSTLY if self.costly else _EVERY
+        if isinstance(until, Never):
+            self.every = _EVERY_IDLE
         self._out: State | None = None  # of all samples, once some have been dropped
         self._index: Tensor | None = None  # which samples run; None: all of them
         self._hold: State | None = None  # where the samples that run ended, if they have

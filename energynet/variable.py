@@ -81,6 +81,8 @@ class Variable(ABC):
                 f"variable {name!r}: expected finite values, got {value[tuple(bad)].item()} at index {bad}; "
                 "clean the data before it is clamped"
             )
+        if not self.bounded:
+            return
         # an end such as 0.4 is another number in float32, and that is what values are clipped to
         ends = torch.tensor([self.low, self.high], dtype=value.dtype if value.is_floating_point() else None)
         if low < float(ends[0]) or high > float(ends[1]):

@@ -18,7 +18,7 @@ LAYERS = [
     {"trace", "programs", "derivation"},
     {"energy", "overlaps"},
     {"terms", "cost"},
-    {"couplings", "quadratic", "dynamics", "forces", "flow", "lifted", "discrete", "stopping"},
+    {"clamp", "couplings", "quadratic", "dynamics", "forces", "flow", "lifted", "discrete", "stopping"},
     {"solvers", "samplers"},
     {"diagnostics", "recording", "running", "solution", "lifting", "recorded", "compiled", "settle", "exact"},
     {"annealing", "rules", "models"},

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from energynet.annealing.path import MIXTURE, Mixed, Path, Tilted
 from energynet.annealing.tractable import Standard, Tractable, Uncoupled
+from energynet.clamp import Clamp, Partial
 from energynet.discrete import is_discrete
 from energynet.energy import Conditioned, Energy
 from energynet.errors import SettlingError, StateError
-from energynet.flow import Clamp, EnergyFlow, Partial
+from energynet.flow import EnergyFlow
 from energynet.samplers import Gibbs, HamiltonianMonteCarlo, Sampler
 from energynet.state import State
 from energynet.variable import Continuous, Variable

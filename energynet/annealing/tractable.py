@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from energynet.clamp import Clamp, Partial
 from energynet.energy import Energy
 from energynet.errors import StateError
-from energynet.flow import Clamp, Partial
 from energynet.samplers.noise import normal, uniform
 from energynet.state import State
 from energynet.variable import Continuous, Discrete, Variable, rows

@@ -92,15 +92,8 @@ class BackpropEquivalent(LearningRule):
         for term in self.chain:
             layers.append(term.linearise(value))
             value = layers[-1].prediction
-        leaf = value.detach().requires_grad_()
-        learning = [p for p in self.cost.parameters() if p.requires_grad]
-        with torch.enable_grad():
-            mean = self.cost.energy(**{self.cost.output: leaf, TARGET: data[TARGET]}).mean()
-            slope, *rest = torch.autograd.grad(
-                mean, [leaf, *learning], allow_unused=True, materialize_grads=True
-            )
-        gradient = {p: s.clone() for p, s in zip(learning, rest, strict=True)}
-        return Sweep(data[self.first], layers, mean.detach(), slope, gradient)
+        mean, slope, gradient = self.cost.linearised(value, data[TARGET])
+        return Sweep(data[self.first], layers, mean, slope, gradient)
 
     def _check(self, data: Mapping[str, Tensor]) -> None:
         require(self, data, [self.first, TARGET], (self.first, TARGET))

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from energynet.derivation import weighted
 from energynet.energy import Energy
 from energynet.errors import TraceError
+from energynet.forces import TracedForces
 from energynet.programs import note_fallback, program_of, signature
 from energynet.state import State
-from energynet.trace import Environment, Program, Spec, difference, parameters_of, swapped
+from energynet.trace import Environment, Spec, difference, parameters_of, swapped
 
 if TYPE_CHECKING:
     from energynet.rules.base import Phase
 
 _WEIGHT = "weight of the sample"
+_ENERGY = "energy of the sample"
 Gradient = dict[str, Tensor]
 
 
@@ -39,45 +41,69 @@ def contrast(phases: Sequence[Phase]) -> Gradient:
     return _eager(energy, phases)
 
 
+def energy_and_gradient(phase: Phase) -> tuple[Tensor, Gradient]:
+    """The energy of each sample at a phase, and the gradient of its weighted mean, for less than both."""
+    with torch.no_grad():
+        try:
+            found = _single(phase, _names(phase.energy), value=True)
+            return found.pop(_ENERGY), found
+        except TraceError as error:
+            note_fallback(phase.energy, error)
+    return phase.solution.energy, _eager(phase.energy, [phase])
+
+
 def _names(energy: Energy) -> list[str]:
     return [name for name, p in energy.named_parameters() if p.requires_grad]
 
 
 def _traced(energy: Energy, phases: Sequence[Phase]) -> Gradient:
     names = _names(energy)
-    state = phases[0].solution.state
-    batch = len(next(iter(state.values())))
-    reference = next(v for v in state.values() if v.is_floating_point())
-    inputs = signature(state)
-    inputs[_WEIGHT] = Spec((), reference.dtype, reference.device)
-    program = program_of(energy, inputs)
-    function = _gradient(energy, names)
-    weights = [_per_sample(phase.weight, reference, batch) / batch for phase in phases]
     if len(phases) == 2 and phases[0].opposite(phases[1]):
-        return _paired(program, function, energy, phases, weights[0], names)
-    traced = program.traced(("gradient", *names), function)
+        return _paired(energy, phases, names)
     total: Gradient = {}
-    for phase, weight in zip(phases, weights, strict=True):
-        environment = Environment({**parameters_of(energy), **phase.solution.state, _WEIGHT: weight}, batch)
-        for name in names:
-            value = environment.get(traced.builder.node(traced.outputs[name]))
+    for phase in phases:
+        for name, value in _single(phase, names).items():
             total[name] = total[name] + value if name in total else value
     return total
 
 
-def _paired(
-    program: Program,
-    function: Callable[[State], State],
-    energy: Energy,
-    phases: Sequence[Phase],
-    weight: Tensor,
-    names: list[str],
-) -> Gradient:
+def _single(phase: Phase, names: Sequence[str], *, value: bool = False) -> Gradient:
+    """The gradient of one phase; what its flow has computed of the clamp is not computed again."""
+    energy, solution = phase.energy, phase.solution
+    state, flow = solution.state, solution.flow
+    reference = next(v for v in state.values() if v.is_floating_point())
+    batch = len(reference)
+    moving = (*flow.conditioned.variables,)
+    if flow.conditioned.base is energy and isinstance(flow.forces, TracedForces):
+        program, environment = flow.forces.dynamics.program, flow.conditioned.environment(batch)
+    else:
+        program = program_of(energy, signature(state))
+        known = {name: value for name, value in state.items() if name not in moving}
+        environment = Environment({**parameters_of(energy), **known}, batch)
+    function, more = _gradient(energy, names, value=value), _weights(reference)
+    wanted = [_ENERGY, *names] if value else [*names]
+    kernel = program.kernel(("gradient", value, *names), function, wanted, (*moving, _WEIGHT), more=more)
+    weight = _per_sample(phase.weight, reference, batch) / batch
+    found = kernel.bind(environment)(*(state[name] for name in moving), weight)
+    return dict(zip(wanted, found, strict=True))
+
+
+def _weights(like: Tensor) -> dict[str, Spec]:
+    return {_WEIGHT: Spec((), like.dtype, like.device)}
+
+
+def _paired(energy: Energy, phases: Sequence[Phase], names: list[str]) -> Gradient:
     plus, minus = (phase.solution.state for phase in phases)
+    reference = next(v for v in plus.values() if v.is_floating_point())
+    batch = len(reference)
+    program = program_of(energy, signature(plus))
+    function = _gradient(energy, names, value=False)
+    traced = program.traced(("gradient", False, *names), function, more=_weights(reference))
+    weight = _per_sample(phases[0].weight, reference, batch) / batch
     moving = tuple(name for name in plus if plus[name] is not minus[name])
     key = ("difference", moving, *names)
     if key not in program.facts:
-        program.facts[key] = difference(program.traced(("gradient", *names), function), moving)
+        program.facts[key] = difference(traced, moving)
     values = {**parameters_of(energy), _WEIGHT: weight}
     for name in plus:
         if name in moving:
@@ -88,7 +114,7 @@ def _paired(
     return {name: environment.get(program.facts[key][name]) for name in names}
 
 
-def _gradient(energy: Energy, names: Sequence[str]) -> Callable[[State], State]:
+def _gradient(energy: Energy, names: Sequence[str], *, value: bool) -> Callable[[State], State]:
     """The function from a state and a weight for each sample to the gradient of the weighted energy."""
 
     def function(point: State) -> State:
@@ -99,7 +125,8 @@ def _gradient(energy: Energy, names: Sequence[str]) -> Callable[[State], State]:
             with swapped(energy, parameters):
                 return (weighted(energy.parts(), state) * point[_WEIGHT]).sum()
 
-        return torch.func.grad(scalar)(tensors)
+        slopes: State = torch.func.grad(scalar)(tensors)
+        return {**slopes, _ENERGY: weighted(energy.parts(), state)} if value else slopes
 
     return function
 

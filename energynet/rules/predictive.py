@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
+from energynet.clamp import Partial
 from energynet.energy import Energy
 from energynet.errors import StateError
-from energynet.flow import EnergyFlow, Partial
+from energynet.flow import EnergyFlow
+from energynet.forces import TracedForces
 from energynet.rules.base import LearningRule, Phase, require, settled
-from energynet.rules.contrast import Gradient, by_parameter, contrast
+from energynet.rules.contrast import Gradient, by_parameter, contrast, energy_and_gradient
 from energynet.settle import flow_of
 from energynet.solution import Solution, check_finite
-from energynet.solvers import Euler, Solver
+from energynet.solvers import LBFGS, Euler, Solver
 from energynet.state import State
 from energynet.stopping import Status, Until
-from energynet.terms.graph import predicted
+from energynet.terms.errors import ErrorCoordinates
+from energynet.terms.graph import predicted, predictions
 from energynet.variable import rows
 
 Start = Callable[..., State]
+COORDINATES = ("states", "errors")
 
 
 class Clamped(LearningRule):
@@ -51,22 +56,34 @@ class Clamped(LearningRule):
 
     def flow(self, data: Mapping[str, Tensor]) -> EnergyFlow:
         """The flow of what is not in the data, at its start."""
-        if not data:
-            raise StateError(f"{type(self).__name__}: no data; pass what the energy is to explain")
-        require(self, data, (), tuple(self.energy.variables))
+        self._require(data)
         with torch.no_grad():
-            self.energy.check(data, partial=True)
-            state = predicted(self.energy, data) if self.start is None else self.start(**data)
             if set(data) < set(self.energy.variables):
-                return flow_of(self.energy, data, state, solver=self.solver)
+                if self.start is not None:
+                    return flow_of(self.energy, data, self.start(**data), solver=self.solver)
+                return _from_predictions(flow_of(self.energy, data, solver=self.solver))
+            self.energy.check(data, partial=True)
             name, value = next(
                 iter(data.items())
             )  # nothing is left to settle, but the state is still a phase
             held = Partial(value, torch.ones_like(value, dtype=torch.bool))
             return flow_of(self.energy, {**data, name: held}, solver=self.solver)
 
+    def _require(self, data: Mapping[str, Tensor]) -> None:
+        if not data:
+            raise StateError(f"{type(self).__name__}: no data; pass what the energy is to explain")
+        require(self, data, (), tuple(self.energy.variables))
+
     def value(self, phases: Sequence[Phase]) -> Tensor:
         return phases[0].solution.energy.mean()
+
+
+def _from_predictions(flow: EnergyFlow) -> EnergyFlow:
+    """The flow from what is predicted by what is known."""
+    conditioned, forces = flow.conditioned, flow.forces
+    if isinstance(forces, TracedForces):
+        return flow.starting(predictions(conditioned, forces.dynamics.program, flow.batch))
+    return flow.starting(predicted(conditioned.base, conditioned.clamp))
 
 
 @final
@@ -82,7 +99,7 @@ class MaximumAPosteriori(Clamped):
     energy
         Of the data and the hidden variables; with a cost added, of ``target`` too.
     solver
-        `BlockDescent` by default.
+        `BlockDescent` by default, `LBFGS` on errors.
     max_steps, until
         When to stop settling, see `settle`. With few steps the gradient is that of unsettled states, as
         predictive coding is often run.
@@ -91,11 +108,19 @@ class MaximumAPosteriori(Clamped):
         amortised inference: its parameters learn as well, to descend 1/2 |start - settled|^2, summed over the
         variables that it gives (Tschantz et al. 2023, PLoS Comput. Biol. 19:e1011280, hybrid predictive
         coding).
+    coordinates
+        What the solver moves: ``"states"``, or ``"errors"``, where the energy has `Prediction` terms. The
+        errors start at zero, and a deep network settles in tens of steps, see `ErrorCoordinates`. The
+        gradient is then taken with errors held fixed, not states. Where these are settled it is the same, for
+        a point may be varied there in any way; before, it is nearer to the settled one, because every layer
+        has heard of the output.
 
     Examples
     --------
     >>> rule = en.MaximumAPosteriori(en.models.PredictiveCoding([784, 256, 10]))
     >>> rule(x=x, y=label).backward()
+    >>> deep = en.models.PredictiveCoding([784, *[128] * 8, 10])
+    >>> rule = en.MaximumAPosteriori(deep, coordinates="errors", max_steps=14)
     """
 
     def __init__(
@@ -106,23 +131,64 @@ class MaximumAPosteriori(Clamped):
         max_steps: int = 1000,
         until: Until | None = None,
         start: Start | None = None,
+        coordinates: str = "states",
     ) -> None:
-        super().__init__(energy, solver, start)
+        if coordinates not in COORDINATES:
+            raise ValueError(
+                f"MaximumAPosteriori: coordinates must be one of {', '.join(COORDINATES)}, got {coordinates!r}"
+            )
+        errors = coordinates == "errors"
+        super().__init__(energy, LBFGS() if errors and solver is None else solver, start)
         self.max_steps = max_steps
         self.until = until
+        self.coordinates = coordinates
+        # one for each set of names in the data; in a dict, for its parameters are those of the energy
+        self._errors: dict[frozenset[str], ErrorCoordinates] = {}
 
     def phases(self, **data: Tensor) -> Sequence[Phase]:
-        with torch.no_grad():
-            flow = self.flow(data)
-            solution = settled(flow, solver=self.solver, max_steps=self.max_steps, until=self.until)
-        return [Phase(1.0, self.energy, solution)]
+        """The settled states, whatever was moved to find them."""
+        phase = self._settled(data)
+        if isinstance(phase.energy, ErrorCoordinates):
+            with torch.no_grad():
+                states = phase.energy.to_states(phase.solution.state)
+            return [Phase(1.0, self.energy, replace(phase.solution, state=states))]
+        return [phase]
+
+    def evaluate(self, **data: Tensor) -> Tensor:
+        return self.value([self._settled(data)])
 
     def learn(self, data: Mapping[str, Tensor]) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
-        phases = self.phases(**data)
-        gradient = by_parameter(self.energy, contrast(phases))
+        phase = self._settled(data)
+        energies, slopes = energy_and_gradient(phase)
+        gradient = by_parameter(phase.energy, slopes)
         if isinstance(self.start, nn.Module):
-            gradient.update(_amortise(self.start, data, phases[0].solution.state))
-        return self.value(phases), gradient
+            state = phase.solution.state
+            if isinstance(phase.energy, ErrorCoordinates):
+                state = phase.energy.to_states(state)
+            gradient.update(_amortise(self.start, data, state))
+        return energies.mean(), gradient
+
+    def _settled(self, data: Mapping[str, Tensor]) -> Phase:
+        """The phase in the coordinates that the solver moves."""
+        with torch.no_grad():
+            flow = self.flow(data) if self.coordinates == "states" else self._flow_of_errors(data)
+            solution = settled(flow, solver=self.solver, max_steps=self.max_steps, until=self.until)
+        energy = self.energy if self.coordinates == "states" else flow.conditioned.base
+        return Phase(1.0, energy, solution)
+
+    def _flow_of_errors(self, data: Mapping[str, Tensor]) -> EnergyFlow:
+        self._require(data)
+        names = frozenset(data)
+        if names not in self._errors:
+            self._errors[names] = ErrorCoordinates(self.energy, names)
+        energy = self._errors[names]
+        start: State = {}
+        if self.start is not None:
+            known = {**data, **self.start(**data)}
+            states = {**known, **predicted(self.energy, known)}
+            self.energy.check(states, partial=True)
+            start = {n: v for n, v in energy.to_errors(states).items() if n not in data}
+        return flow_of(energy, data, start, solver=self.solver)
 
 
 def _amortise(start: nn.Module, data: Mapping[str, Tensor], settled: State) -> dict[nn.Parameter, Tensor]:

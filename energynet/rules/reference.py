@@ -15,9 +15,9 @@ from energynet.energy import Energy
 from energynet.errors import SettlingError, StateError
 from energynet.flow import EnergyFlow
 from energynet.rules.base import LearningRule, Phase, require
-from energynet.settle import default_solver, flow_of, relax
+from energynet.settle import flow_of, relax
 from energynet.solution import Solution, check_converged
-from energynet.solvers import Solver
+from energynet.solvers import BlockDescent, Solver
 from energynet.state import State
 from energynet.stopping import Never, Until
 from energynet.terms.graph import predicted
@@ -242,7 +242,7 @@ class Unrolled(Reference):
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"Unrolled: steps must be a whole number above 0, got {steps!r}")
         self.steps = steps
-        self.solver = solver
+        self.solver = BlockDescent() if solver is None else solver
 
     def _settle(self, given: State) -> Solution:
         flow = flow_of(self.energy, given, solver=self.solver)
@@ -252,10 +252,9 @@ class Unrolled(Reference):
         given = self._given(data)
         with torch.enable_grad():
             flow = flow_of(self.energy, given, solver=self.solver, differentiable=True)
-            solver = default_solver(flow) if self.solver is None else self.solver
             point = flow.start
-            carry = solver.init(flow, point)
+            carry = self.solver.init(flow, point)
             for _ in range(self.steps):
-                point, carry, _ = solver.step(flow, point, carry, None)
+                point, carry, _ = self.solver.step(flow, point, carry, None)
             cost = self._mean_cost(flow.values(point), data[TARGET])
             return self._gradient(cost, cost)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor
 
+from energynet.clamp import Clamp
 from energynet.energy import Energy
-from energynet.flow import Clamp, EnergyFlow, Flow
+from energynet.flow import EnergyFlow, Flow
 from energynet.samplers.base import Sampler
 from energynet.solvers import Solver
 from energynet.state import State

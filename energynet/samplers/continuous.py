@@ -10,9 +10,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from energynet.clamp import Clamp
 from energynet.energy import Energy
 from energynet.errors import SettlingError
-from energynet.flow import Clamp, Flow
+from energynet.flow import Flow
 from energynet.lifted import LiftedFlow
 from energynet.samplers.base import Sampler, Temperature
 from energynet.samplers.noise import Randomness, normal

@@ -24,6 +24,11 @@ class Tape:
     given: Sequence[Tensor] = ()
     drawn: list[tuple[str, Tensor]] = field(default_factory=list)
 
+    @property
+    def asked(self) -> list[tuple[str, tuple[int, ...]]]:
+        """What has been asked for: the kinds and the shapes."""
+        return [(kind, tuple(numbers.shape)) for kind, numbers in self.drawn]
+
     def take(self, kind: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """The next numbers of the tape."""
         place = len(self.drawn)

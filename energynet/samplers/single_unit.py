@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor
 
+from energynet.clamp import Clamp
 from energynet.discrete import DiscreteFlow
 from energynet.energy import Energy
 from energynet.errors import SettlingError
-from energynet.flow import Clamp, Flow
+from energynet.flow import Flow
 from energynet.samplers.base import Sampler, Temperature
 from energynet.samplers.sweep import HeatBath, Sweep
 from energynet.state import State

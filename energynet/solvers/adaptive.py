@@ -7,10 +7,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from energynet.flow import Flow
+from energynet.flow import Flow, largest
 from energynet.solvers.base import Solver, column, positive
 from energynet.solvers.dormand_prince import trial
-from energynet.solvers.rate import choose, inner, largest, rate
+from energynet.solvers.rate import choose, inner, rate
 from energynet.state import State
 from energynet.stopping import Stationary, Until
 from energynet.variable import rows

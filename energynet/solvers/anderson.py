@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -29,15 +30,15 @@ class Anderson(Secant):
     def __init__(self, history: int = 8) -> None:
         super().__init__(history)
 
-    def combine(self, here: Here, steps: Tensor, changes: Tensor, bend: Tensor, positive: Tensor) -> Tensor:
-        seen = torch.where(here.free.unsqueeze(1) & positive.unsqueeze(2), changes, 0.0)
-        norm = seen.square().sum(2, keepdim=True).sqrt()
-        known = norm > 0
-        norm = torch.where(known, norm, 1.0)
-        unit = seen / norm
+    def combine(self, here: Here, steps: Tensor, changes: Tensor, known: Tensor) -> Tensor:
+        seen = here.free.unsqueeze(1) * changes
+        products = seen @ seen.mT
+        norm = products.diagonal(dim1=1, dim2=2).sqrt()
+        known = known & (norm > 0)
+        norm = torch.where(known, norm, math.inf).unsqueeze(2)
         # rows of the unknown are zero; of the others ten units of rounding are what their squares can tell
-        least = torch.where(known, 10 * torch.finfo(unit.dtype).eps, 1.0)
-        eye = torch.eye(self.history, dtype=unit.dtype, device=unit.device)
-        part, _ = torch.linalg.solve_ex(unit @ unit.mT + least * eye, -(unit @ here.force.unsqueeze(2)))
-        part = part / norm
-        return here.scaled(here.force + (part * seen).sum(1)) - (part * steps).sum(1)
+        least = torch.where(known, 10 * torch.finfo(norm.dtype).eps, 1.0)
+        matrix = products / norm / norm.mT + torch.diag_embed(least)
+        part, _ = torch.linalg.solve_ex(matrix, -(seen @ here.force.unsqueeze(2)) / norm)
+        part = (part / norm).mT
+        return here.scaled(here.force + (part @ seen).squeeze(1)) - (part @ steps).squeeze(1)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from energynet.clamp import Clamp
 from energynet.energy import Energy
 from energynet.errors import SettlingError
-from energynet.flow import Clamp, EnergyFlow, Flow, GradientFlow, MirrorFlow
+from energynet.flow import EnergyFlow, Flow, GradientFlow, MirrorFlow
 from energynet.state import State
 from energynet.stopping import Stationary, Until
 from energynet.variable import Continuous

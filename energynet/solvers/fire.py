@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor
 
-from energynet.flow import EnergyFlow, Flow
+from energynet.flow import EnergyFlow, Flow, largest
 from energynet.solvers.base import Solver, column, energy_flow, positive
-from energynet.solvers.rate import choose, fastest_rate, inner, largest, rate
+from energynet.solvers.rate import choose, fastest_rate, inner, rate
 from energynet.state import State
 
 if TYPE_CHECKING:
@@ -165,6 +165,6 @@ def _turned(speed: State, push: State, weight: State, alpha: Tensor) -> State:
     """The speed with a part of it turned towards the push; it keeps its norm where both are parallel."""
     norm = inner(push, push, weight)
     some = norm > 0
-    share = alpha * (inner(speed, speed, weight) / torch.where(some, norm, 1.0)).sqrt()
-    share = torch.where(some, share, 0.0)
+    square = torch.where(some, inner(speed, speed, weight), 1.0) / torch.where(some, norm, 1.0)
+    share = torch.where(some, alpha * square.sqrt(), 0.0)  # the root of zero has no derivative
     return {n: column(1 - alpha, v) * v + column(share, v) * push[n] for n, v in speed.items()}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _DECREASE = 1e-4  # the part of the decrease to first order that the energy must fall by (Armijo)
 _UPHILL = 0.8  # how steep the energy may rise at the end of a step: Hager and Zhang's 1 - 2 delta
-_ROUNDING = 64  # energies that differ by fewer units of rounding tell nothing
+_ROUNDING = 16  # energies that differ by fewer units of rounding tell nothing
 _PROGRESS = 0.9  # the residual's, that confirms a step where energies tell nothing
 _SHORTEST, _LONGEST = 0.05, 0.5  # what is kept of a step that was refused
 _GROWTH = 4.0  # of the limit, from a step that was as long and was confirmed
@@ -61,11 +61,17 @@ class Guarded(Solver):
         """An empty memory: a dict of tensors, zero where nothing is known."""
         return {}
 
-    def remember(self, memory: State, step: Tensor, change: Tensor, positive: Tensor) -> State:
-        """The memory after a step that was confirmed, with what it took off the force.
+    def remember(
+        self, memory: State, step: Tensor, change: Tensor, here: Here, confirmed: Tensor, positive: Tensor
+    ) -> State:
+        """The memory after a step, and what it took off the force, where it was confirmed.
 
-        ``positive`` tells, for each sample, along which step the energy is convex.
+        ``positive`` tells where ``here.curvature`` is that of the step.
         """
+        return memory
+
+    def forget(self, memory: State, stuck: Tensor) -> State:
+        """The memory, empty for some samples."""
         return memory
 
     @final
@@ -105,15 +111,14 @@ class Guarded(Solver):
             "slope": chart.slope(point),
             "residual": chart.residual(point, force),
         }
-        confirmed, kept = _judge(step, carry, trial)
-        old = carry["memory"]
+        confirmed, kept = _judge(before, step, carry, trial)
         new: dict[str, Any] = {**choose(confirmed, trial, carry)}
         point = torch.where(column(confirmed, point), point, before)
         here = Here.at(
             chart, point, new["force"], new["slope"], carry["curvature"], _limit(carry, confirmed, kept)
         )
         here, positive = here.after(step, change, confirmed)
-        memory = choose(confirmed, self.remember(old, step, change, positive), old)
+        memory = self.remember(carry["memory"], step, change, here, confirmed, positive)
         refusals = torch.where(confirmed, 0.0, carry["refusals"] + 1)
         stuck = (refusals > 0) & (refusals % _PATIENCE == 0)
         new |= {
@@ -122,7 +127,7 @@ class Guarded(Solver):
             "limit": here.limit,
             "refusals": refusals,
             "refused": carry["refused"] + (~confirmed).to(refusals.dtype),
-            "memory": choose(~stuck, memory, {n: torch.zeros_like(v) for n, v in memory.items()}),
+            "memory": self.forget(memory, stuck),
         }
         return chart.split(point), new, new["residual"]
 
@@ -148,11 +153,15 @@ def _smooth(solver: Solver, flow: Flow) -> EnergyFlow:
     return flow
 
 
-def _judge(step: Tensor, here: State, there: State) -> tuple[Bool[Tensor, batch], Float[Tensor, batch]]:
+def _judge(
+    point: Tensor, step: Tensor, here: State, there: State
+) -> tuple[Bool[Tensor, batch], Float[Tensor, batch]]:
     """Whether a trial is confirmed, and what part of the step to keep if it is not."""
     first, last = (-(at["slope"] * at["force"] * step).sum(1) for at in (here, there))
     change = there["energy"] - here["energy"]
+    # the energy is a sum of terms that may cancel; they are about as large as this
     size = torch.maximum(there["energy"].abs(), here["energy"].abs())
+    size = torch.maximum(size, here["curvature"] * (here["slope"] * point.square()).sum(1))
     alike = change.abs() <= _ROUNDING * torch.finfo(change.dtype).eps * size
     calm = (last <= _UPHILL * first.abs()) | (there["residual"] <= _PROGRESS * here["residual"])
     confirmed = torch.where(alike, calm, change <= _DECREASE * first.clamp(max=0.0))

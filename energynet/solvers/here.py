@@ -31,10 +31,10 @@ class Here:
     weight
         Of each unit in `dot`: the slope of its link, or 1; zero where it cannot move.
     gain
-        How much of its curvature a unit owes to the energy of values: the slope of its link here or one force
-        further on, or 1. The rest is its relaxation towards a drive, which has curvature 1.
+        The slope of the link of each unit, here or one force further on, whichever is larger; or 1.
     curvature
-        Of the energy of values along the last step, ``(batch,)``.
+        Of the energy along the last steps, ``(batch,)``, such that ``1 - gain + gain * curvature`` is the
+        curvature of a unit: that of a potential which relaxes to a drive has a 1 of its own.
     limit
         The length of the longest step that is worth a trial, ``(batch,)``.
     """
@@ -74,33 +74,17 @@ class Here:
         part = torch.where(longer, self.limit / torch.where(longer, length, 1.0), 1.0)
         return part.unsqueeze(1) * direction
 
-    def along(self, steps: Tensor, changes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What steps, ``(batch, number, units)``, tell by what they took off the force.
-
-        Returns
-        -------
-        bend
-            The inner product of each step and its change, ``(batch, number)``.
-        positive
-            Where that is positive beyond rounding, so that the other two mean something.
-        curvature
-            The curvature of the energy of values that it amounts to.
-        """
-        weighted = self.weight.unsqueeze(1) * changes
-        bend, norm = (weighted * steps).sum(2), (weighted * changes).sum(2)
-        length = (self.weight.unsqueeze(1) * steps * steps).sum(2)
-        positive = bend > torch.finfo(bend.dtype).eps * (length * norm).sqrt()
-        ratio = norm / torch.where(positive, bend, 1.0)
-        share = (weighted * self.gain.unsqueeze(1) * changes).sum(2) / torch.where(positive, norm, 1.0)
-        curvature = 1 + (ratio - 1) / torch.where(positive, share, 1.0)
-        return bend, positive, torch.maximum(curvature, 0.1 * ratio.clamp(max=1.0))
-
     def after(self, step: Tensor, change: Tensor, confirmed: Tensor) -> tuple[Here, Bool[Tensor, batch]]:
-        """The same with the curvature along a step, and whether that is positive.
+        """The same with the curvature along a step, and whether that is positive beyond rounding.
 
-        Where it is not, a refused step says no more than that steps have to be shorter, a confirmed one that
-        they may be longer.
+        ``change`` is what the step took off the force. Where the curvature is not positive, steps may be
+        longer once one was confirmed.
         """
-        _, positive, found = (each.squeeze(1) for each in self.along(step.unsqueeze(1), change.unsqueeze(1)))
-        other = self.curvature * torch.where(confirmed, 0.5, 4.0).to(self.curvature.dtype)
+        bend, norm = self.dot(step, change), self.dot(change, change)
+        positive = bend > torch.finfo(bend.dtype).eps * (self.dot(step, step) * norm).sqrt()
+        ratio = norm / torch.where(positive, bend, 1.0)
+        share = self.dot(change, self.gain * change) / torch.where(positive, norm, 1.0)
+        found = 1 + (ratio - 1) / torch.where(positive, share, 1.0)
+        found = torch.maximum(found, 0.1 * ratio.clamp(max=1.0))
+        other = torch.where(confirmed, 0.5 * self.curvature, self.curvature)
         return replace(self, curvature=torch.where(positive, found, other)), positive

@@ -7,7 +7,6 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energynet.solvers.guarded import choose
 from energynet.solvers.here import Here
 from energynet.solvers.secant import Secant
 from energynet.state import State
@@ -31,20 +30,25 @@ class LBFGS(Secant):
     def __init__(self, history: int = 8) -> None:
         super().__init__(history)
 
-    def remember(self, memory: State, step: Tensor, change: Tensor, positive: Tensor) -> State:
-        return choose(positive, super().remember(memory, step, change, positive), memory)
+    def remember(
+        self, memory: State, step: Tensor, change: Tensor, here: Here, confirmed: Tensor, positive: Tensor
+    ) -> State:
+        return super().remember(memory, step, change, here, confirmed & positive, positive)
 
-    def combine(self, here: Here, steps: Tensor, changes: Tensor, bend: Tensor, positive: Tensor) -> Tensor:
-        rate = torch.where(positive, 1 / torch.where(positive, bend, 1.0), 0.0)
-        weighted = here.weight.unsqueeze(1) * rate.unsqueeze(2)
-        left, right = weighted * steps, weighted * changes
-        vector, parts = here.force, []
-        for i in reversed(range(self.history)):
-            part = (left[:, i] * vector).sum(1, keepdim=True)
-            vector = torch.addcmul(vector, part, changes[:, i], value=-1)
-            parts.append(part)
-        vector = here.scaled(vector)
-        for i in range(self.history):
-            part = parts.pop() - (right[:, i] * vector).sum(1, keepdim=True)
-            vector = torch.addcmul(vector, part, steps[:, i])
-        return vector
+    def combine(self, here: Here, steps: Tensor, changes: Tensor, known: Tensor) -> Tensor:
+        """The two-loop recursion, of which each loop is a triangular system in the products of the steps.
+
+        With U the upper triangle of <step i, change j>: parts = U^-1 <step, force>, the vector between the
+        loops is H0 (force - sum parts change), and the rest U^-T (diagonal parts - <change, vector>).
+        """
+        products = (here.weight.unsqueeze(1) * steps) @ changes.mT
+        diagonal = products.diagonal(dim1=1, dim2=2)
+        seen = (known & (diagonal > 0)).to(steps.dtype)  # weights change, and with them the products
+        upper = (products * seen.unsqueeze(1) * seen.unsqueeze(2)).triu() + torch.diag_embed(1 - seen)
+        seen = seen.unsqueeze(2)
+        right = seen * (steps @ (here.weight * here.force).unsqueeze(2))
+        parts = torch.linalg.solve_triangular(upper, right, upper=True)
+        vector = here.scaled(here.force - (parts.mT @ changes).squeeze(1))
+        right = seen * (diagonal.unsqueeze(2) * parts - changes @ (here.weight * vector).unsqueeze(2))
+        rest = torch.linalg.solve_triangular(upper.mT, right, upper=False)
+        return vector + (rest.mT @ steps).squeeze(1)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor
 
-from energynet.flow import EnergyFlow, Flow
+from energynet.flow import EnergyFlow, Flow, largest
 from energynet.solvers.base import Solver, column, energy_flow, positive
-from energynet.solvers.rate import inner, largest
+from energynet.solvers.rate import inner
 from energynet.state import State
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ class Momentum(Solver):
         m, from 0 to below 1. By default Nesterov's sequence, k / (k + 3) after k steps (Su, Boyd and Candes
         2016, J. Mach. Learn. Res. 17:153, eq. 2): with restart it takes at most 1.4 times the steps of the
         best constant on layered networks, whether well scaled or stiff, while a constant that is too small
-        for a stiff one takes many times the steps. The heavy ball has no such sequence and needs a number. On a quadratic
-        of curvatures l to L it is fastest for m = ((sqrt(L) - sqrt(l)) / (sqrt(L) + sqrt(l)))^2 and
-        dt = (2 / (sqrt(L) + sqrt(l)))^2.
+        for a stiff one takes many times the steps. The heavy ball has no such sequence and needs a number.
+        On a quadratic of curvatures l to L it is fastest for dt = (2 / (sqrt(L) + sqrt(l)))^2 and
+        m = ((sqrt(L) - sqrt(l)) / (sqrt(L) + sqrt(l)))^2.
     nesterov
         Evaluate the velocity ahead, with which momentum converges on any convex energy of curvature up to
         1 / dt; the heavy ball may cycle where the energy is not quadratic.

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from energynet.flow import EnergyFlow, Flow, largest
 from energynet.solvers.base import column, energy_flow, positive
-from energynet.solvers.splitting import Splitting, change, inner
+from energynet.solvers.rate import choose, inner
+from energynet.solvers.splitting import Splitting, change, weights
 from energynet.state import State
 
 _PRODUCTS = 8  # of the power iteration
@@ -87,14 +88,14 @@ class Proximal(Splitting):
             "rate": torch.where(fine, same.clamp(min=_FLATTEST), steeper),
             # where no step is short enough the energy has no end
             "last": torch.where(rate.isfinite(), last, torch.inf),
-            "velocity": _where(fine, velocity, carry["velocity"]),
+            "velocity": choose(fine, velocity, carry["velocity"]),
         }
         if self.accelerate:
             after = (moved, velocity)
             new |= self._extrapolated(flow, state, carry, after, fine)
         else:
             new["level"] = torch.where(fine, level, carry["level"])
-        return _where(fine, moved, state), new, new["last"]
+        return choose(fine, moved, state), new, new["last"]
 
     def _extrapolated(
         self, flow: EnergyFlow, state: State, carry: Any, after: tuple[State, State], fine: Tensor
@@ -106,16 +107,16 @@ class Proximal(Splitting):
         factor = (age - 1) / older
         gone = change(moved, state)
         if self.restart:
-            uphill = inner(change(carry["ahead"], moved), gone, flow) > 0
+            uphill = inner(change(carry["ahead"], moved), gone, weights(flow)) > 0
             older, factor = torch.where(uphill, 1.0, older), torch.where(uphill, 0.0, factor)
         ahead = {n: torch.addcmul(v, column(factor, v), gone[n]) for n, v in moved.items()}
         if flow.forces.affine:
             turn = change(velocity, carry["velocity"])
             push = {n: torch.addcmul(v, column(factor, v), turn[n]) for n, v in velocity.items()}
-            ahead, level = _where(fine, ahead, carry["ahead"]), carry["level"]
-            push = _where(fine, push, carry["push"])
+            ahead, level = choose(fine, ahead, carry["ahead"]), carry["level"]
+            push = choose(fine, push, carry["push"])
         else:
-            ahead = _where(fine, flow.project(ahead), carry["ahead"])
+            ahead = choose(fine, flow.project(ahead), carry["ahead"])
             level, push = _smooth(flow, ahead)
         age = torch.where(fine, older, age)
         return {"ahead": ahead, "push": push, "level": level, "age": age}
@@ -125,10 +126,6 @@ def _smooth(flow: EnergyFlow, point: State) -> tuple[Tensor, State]:
     """Energy and velocity without the terms that have a proximal map."""
     level, force = flow.forces.smooth(point)
     return level, flow.velocity_from(force)
-
-
-def _where(which: Tensor, first: State, second: State) -> State:
-    return {n: torch.where(column(which, v), v, second[n]) for n, v in first.items()}
 
 
 def _curvature(
@@ -144,15 +141,15 @@ def _curvature(
     Comput. 3:165, sect. 5.3).
     """
     (start, push, low), (end, velocity, high) = before, after
-    step = change(end, start)
-    size = inner(step, step, flow)
-    bend = inner(change(push, velocity), step, flow)
+    weight, step = weights(flow), change(end, start)
+    size = inner(step, step, weight)
+    bend = inner(change(push, velocity), step, weight)
     epsilon = torch.finfo(size.dtype).eps
     if not flow.forces.affine:
-        excess = 2 * (high - low + inner(push, step, flow))
+        excess = 2 * (high - low + inner(push, step, weight))
         noise = _NOISE * epsilon * (high.abs() + low.abs())
         bend = torch.where(excess.abs() <= noise, bend, excess)
-    slack = _NOISE * epsilon * rate * (size * inner(end, end, flow)).sqrt()
+    slack = _NOISE * epsilon * rate * (size * inner(end, end, weight)).sqrt()
     return bend / size, bend <= rate * size + slack
 
 
@@ -161,15 +158,15 @@ def steepest(flow: EnergyFlow, point: State, products: int = _PRODUCTS) -> Tenso
 
     By power iteration from one fixed direction, so that a sample's estimate does not depend on the others.
     """
-    generator = torch.Generator().manual_seed(0)
+    weight, generator = weights(flow), torch.Generator().manual_seed(0)
     direction: State = {}
     for name, value in point.items():
         draw = torch.randn(value.shape[1:], generator=generator, dtype=torch.float64)
         direction[name] = draw.to(value).expand_as(value)
-    size = inner(direction, direction, flow).sqrt()
+    size = inner(direction, direction, weight).sqrt()
     tiny = torch.finfo(size.dtype).tiny
     for _ in range(products):
         direction = {n: v / column(size.clamp(min=tiny), v) for n, v in direction.items()}
         direction = flow.velocity_from(flow.forces.smooth_product(point, direction))
-        size = inner(direction, direction, flow).sqrt()
+        size = inner(direction, direction, weight).sqrt()
     return size

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from energynet.flow import EnergyFlow
+from energynet.flow import EnergyFlow, largest
 from energynet.solvers.base import column
 from energynet.state import State
 from energynet.variable import rows
@@ -19,7 +20,9 @@ _NOISE = 4  # rounding of a difference of points, in units of the spacing of num
 _POWERS = 4
 
 
-def inner(one: State, other: State, weight: State | None = None) -> Float[Tensor, batch]:
+def inner(
+    one: State, other: State, weight: Mapping[str, Tensor | float] | None = None
+) -> Float[Tensor, batch]:
     """The inner product of each sample, under weights where they are given."""
     total: Tensor | None = None
     for name, value in one.items():
@@ -30,12 +33,6 @@ def inner(one: State, other: State, weight: State | None = None) -> Float[Tensor
         total = part if total is None else total + part
     assert total is not None
     return total
-
-
-def largest(state: State) -> Float[Tensor, batch]:
-    """The largest magnitude of each sample."""
-    each = [rows(value.abs()).amax(1) for value in state.values()]
-    return each[0] if len(each) == 1 else torch.stack(each).amax(0)
 
 
 def choose(which: Float[Tensor, batch], one: State, other: State) -> State:

@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energynet.solvers.guarded import Guarded
+from energynet.solvers.guarded import Guarded, choose
 from energynet.solvers.here import Here
 from energynet.state import State
 
@@ -31,7 +31,7 @@ class Secant(Guarded):
         self.history = history
 
     @abstractmethod
-    def combine(self, here: Here, steps: Tensor, changes: Tensor, bend: Tensor, positive: Tensor) -> Tensor:
+    def combine(self, here: Here, steps: Tensor, changes: Tensor, known: Tensor) -> Tensor:
         """A direction from the last steps, the newest last, and what these took off the force.
 
         Parameters
@@ -40,25 +40,33 @@ class Secant(Guarded):
             Its curvature is the mean along the steps.
         steps, changes
             ``(batch, history, units)``.
-        bend, positive
-            What `Here.along` says of them, ``(batch, history)``. What is unknown is not positive.
+        known
+            Where there is such a step, and the curvature along it was positive, ``(batch, history)``.
         """
 
     @final
     def blank(self, here: Here) -> State:
         zero = here.point.new_zeros(len(here.point), self.history, here.point.shape[1])
-        return {"steps": zero, "changes": zero}
+        return {"steps": zero, "changes": zero, "curvature": zero[:, :, 0]}
 
-    def remember(self, memory: State, step: Tensor, change: Tensor, positive: Tensor) -> State:
-        new = {"steps": step, "changes": change}
-        return {name: torch.cat([memory[name][:, 1:], new[name].unsqueeze(1)], 1) for name in memory}
+    def remember(
+        self, memory: State, step: Tensor, change: Tensor, here: Here, confirmed: Tensor, positive: Tensor
+    ) -> State:
+        met = torch.where(positive, here.curvature, 0.0)
+        new = {"steps": step, "changes": change, "curvature": met}
+        grown = {name: torch.cat([memory[name][:, 1:], each.unsqueeze(1)], 1) for name, each in new.items()}
+        return choose(confirmed, grown, memory)
+
+    @final
+    def forget(self, memory: State, stuck: Tensor) -> State:
+        none = torch.where(stuck.unsqueeze(1), 0.0, memory["curvature"])  # the rest is large, and left to be
+        return {**memory, "curvature": none}
 
     @final
     def propose(self, here: Here, memory: State) -> Tensor:
-        steps, changes = memory["steps"], memory["changes"]
-        bend, positive, found = here.along(steps, changes)
-        number = positive.sum(1)
+        met = memory["curvature"]
+        number = (met > 0).sum(1)
         # the last step alone may be along the flattest direction, and a step over its curvature far too long
-        mean = torch.where(positive, found, 0.0).sum(1) / number.clamp(min=1)
+        mean = met.sum(1) / number.clamp(min=1)
         here = replace(here, curvature=torch.where(number > 0, mean, here.curvature))
-        return self.combine(here, steps, changes, bend, positive)
+        return self.combine(here, memory["steps"], memory["changes"], met > 0)

@@ -8,13 +8,13 @@ from typing import final
 import torch
 from torch import Tensor
 
+from energynet.clamp import Clamp
 from energynet.derivation import Derivation
 from energynet.energy import Energy, LinkTerm, ProximalTerm
 from energynet.errors import SettlingError
-from energynet.flow import Clamp, EnergyFlow, GradientFlow
+from energynet.flow import EnergyFlow, GradientFlow
 from energynet.solvers.base import Solver
 from energynet.state import State
-from energynet.variable import rows
 
 
 class Splitting(Solver):
@@ -84,16 +84,10 @@ def _check_terms(owner: str, flow: EnergyFlow) -> None:
         found[name] = part
 
 
-def inner(first: State, second: State, flow: EnergyFlow) -> Tensor:
-    """The inner product of two changes of values for each sample, with the time constants as weights."""
-    total: Tensor | None = None
-    for name, value in first.items():
-        part = rows(value * second[name]).sum(1)
-        tau = flow.variables[name].tau
-        part = part if tau == 1 else part * tau
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+def weights(flow: EnergyFlow) -> dict[str, float] | None:
+    """Those of the inner product of changes of values: the time constants; None where all are 1."""
+    taus = {name: variable.tau for name, variable in flow.variables.items()}
+    return None if all(tau == 1 for tau in taus.values()) else taus
 
 
 def change(after: State, before: State) -> State:

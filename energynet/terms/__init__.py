@@ -3,6 +3,7 @@
 from energynet.terms.bilinear import Bilinear
 from energynet.terms.coupling import Coupling
 from energynet.terms.dense import Dense
+from energynet.terms.errors import ErrorCoordinates
 from energynet.terms.field import Field
 from energynet.terms.leak import Leak
 from energynet.terms.prediction import Prediction
@@ -14,6 +15,7 @@ __all__ = [
     "Bilinear",
     "Coupling",
     "Dense",
+    "ErrorCoordinates",
     "Field",
     "Leak",
     "Prediction",

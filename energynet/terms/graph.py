@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from energynet.energy import Energy
-from energynet.errors import StateError
+from energynet.energy import Conditioned, Energy
+from energynet.errors import StateError, TraceError
 from energynet.state import State
 from energynet.terms.prediction import Prediction
+from energynet.trace import Program
 
 
 def predicted(energy: Energy, known: Mapping[str, Tensor]) -> State:
@@ -35,6 +36,31 @@ def predicted(energy: Energy, known: Mapping[str, Tensor]) -> State:
                 found[term.target] = term.predict(source)
         terms = [t for t in terms if t not in ready]
     return found
+
+
+def predictions(conditioned: Conditioned, program: Program, batch: int) -> State:
+    """The same from the clamp of a conditioned energy; its forces use again what has been computed.
+
+    Parameters
+    ----------
+    conditioned
+        The energy.
+    program
+        Of its base, for the variables that are clamped and free.
+    batch
+        The number of samples.
+    """
+    base, known = conditioned.base, tuple(conditioned.clamp)
+    if not any(isinstance(part, Prediction) for _, part in base.parts()):
+        return {}
+    try:
+        traced = program.traced(
+            ("predicted", known), lambda point: predicted(base, {name: point[name] for name in known})
+        )
+    except TraceError:
+        return predicted(base, conditioned.clamp)
+    environment = conditioned.environment(batch)
+    return {n: environment.get(traced.builder.node(c)) for n, c in traced.outputs.items()}
 
 
 def chain_to(owner: str, energy: Energy, output: str) -> list[Prediction]:

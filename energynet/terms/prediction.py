@@ -134,7 +134,11 @@ class Prediction(Energy):
             )
 
     def energy(self, **state: Tensor) -> Tensor:
-        square = (state[self.target] - self.predict(state[self.source])).square()
+        return self.of_error(state[self.target] - self.predict(state[self.source]))
+
+    def of_error(self, error: Float[Tensor, "batch ..."]) -> Float[Tensor, batch]:
+        """The energy of each sample, from the difference of the target and its prediction."""
+        square = error.square()
         if self._number is not None:
             return (0.5 * self._number) * rows(square).sum(1)
         weighted = 0.5 * rows(self.precision * square).sum(1)

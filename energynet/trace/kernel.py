@@ -16,6 +16,7 @@ from torch import Tensor
 
 from energynet.trace.capture import Traced
 from energynet.trace.graph import Combination, Dim, Kind, Node, nodes_in, substitute
+from energynet.trace.sharing import shared_sums
 
 aten = torch.ops.aten
 
@@ -83,13 +84,10 @@ class Environment:
         constant, *terms = node.args
         total: Any = None
         for coefficient, term in sorted(terms, key=lambda t: _is_product(t[1])):
-            if total is not None and _is_product(term) and term.shape == node.shape:
-                first, second = (self.get(argument) for argument in term.args)
-                total = torch.addmm(total, first, second, alpha=coefficient)
-            elif total is None:
-                total = _scaled(self.get(term), coefficient)
-            else:
-                total = torch.add(total, self.get(term), alpha=coefficient)
+            value = self.get(term)  # kept: a product fused into one sum would be computed again for another
+            total = (
+                _scaled(value, coefficient) if total is None else torch.add(total, value, alpha=coefficient)
+            )
         assert node.shape is not None
         if constant:
             total = total + constant
@@ -161,7 +159,9 @@ class Kernel:
         self._inputs = dict(zip(free, arguments, strict=True))
         self._batch = next((f"s{i}" for i, n in enumerate(free) if traced.inputs[n].batched), None)
         nodes = [traced.builder.node(traced.outputs[name]) for name in outputs]
-        self._shared = _shared_products(nodes)
+        whole = [node for node in nodes if isinstance(node, Node)]
+        self._nested = shared_sums(whole, self._free)
+        self._shared = self._shared_products(whole)
         results = [self._lower(node) for node in nodes]
         body = "".join(f"    {line}\n" for line in self._lines)
         head = ", ".join([*arguments, *(f"c{i}" for i in range(len(self.constants)))])
@@ -274,8 +274,26 @@ class Kernel:
         total = self._lower(term)
         return self._assign(f"-{total}" if coefficient == -1 else f"{total} * {coefficient!r}")
 
+    def _shared_products(self, outputs: Sequence[Node]) -> set[Node]:
+        """Products that several nodes read: computed once, and not fused into each of the sums they are in."""
+        seen: set[Node] = set()
+        read: set[Node] = set()
+        shared: set[Node] = set()
+        stack = list(outputs)
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            for inner in {*nodes_in(self._nested.get(node, node.args)), *nodes_in(node.kwargs)}:
+                if _is_product(inner) and inner in read:
+                    shared.add(inner)
+                read.add(inner)
+                stack.append(inner)
+        return shared
+
     def _combine(self, node: Node) -> str:
-        constant, *terms = node.args
+        constant, *terms = self._nested.get(node, node.args)
         known = [(c, n) for c, n in terms if not self._dynamic(n)]
         moving = self._merged([(c, n) for c, n in terms if self._dynamic(n)])
         total, full = "", False
@@ -303,25 +321,6 @@ class Kernel:
             size = self._lower([batch if n is Dim.BATCH else n for n in node.shape])
             total = self._assign(f"{total}.expand({size})")
         return total
-
-
-def _shared_products(outputs: Sequence[Node]) -> set[Node]:
-    """Products that several nodes read: computed once, and not fused into each of the sums they are in."""
-    seen: set[Node] = set()
-    read: set[Node] = set()
-    shared: set[Node] = set()
-    stack = list(outputs)
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        for inner in {*nodes_in(node.args), *nodes_in(node.kwargs)}:
-            if _is_product(inner) and inner in read:
-                shared.add(inner)
-            read.add(inner)
-            stack.append(inner)
-    return shared
 
 
 class BoundKernel:

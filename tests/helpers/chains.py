@@ -45,7 +45,7 @@ def fed(
         tape: Any = Tape(given=numbers)
         heat = sampler.temperature if temperature is None else temperature
         state, carry, _ = sampler.sample(flow, start, carry, tape, heat)
-    assert [shape for _, shape in tape.drawn] == [tuple(n.shape) for n in numbers]
+    assert [shape for _, shape in tape.asked] == [tuple(n.shape) for n in numbers]
     return state, carry
 
 

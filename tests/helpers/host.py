@@ -12,12 +12,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 aten = torch.ops.aten
-_QUESTIONS = {aten._local_scalar_dense, aten.nonzero, aten.is_nonzero, aten.masked_select, aten.equal}
+_QUESTIONS = {
+    aten._local_scalar_dense,
+    aten.nonzero,
+    aten.is_nonzero,
+    aten.masked_select,
+    aten.equal,
+    aten._unique2,
+}
 
 
 class _Listening(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert func.overloadpacket not in _QUESTIONS, f"{func} waits for the device"
+        masked = func is aten.index.Tensor and any(i.dtype == torch.bool for i in args[1] if i is not None)
+        assert not masked and func.overloadpacket not in _QUESTIONS, f"{func} waits for the device"
         return func(*args, **(kwargs or {}))
 
 

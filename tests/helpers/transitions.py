@@ -86,7 +86,7 @@ def sweep_matrix(
         dry = Tape(given=[] if order is None else [order])
         sampler.sample(flow, start, carry, dry, temperature)
         given, used = [], 0
-        for _, shape in dry.drawn:
+        for _, shape in dry.asked:
             if order is not None and not given:
                 given.append(order)
                 continue

@@ -166,7 +166,7 @@ def test_the_order_of_the_lot_is_the_order_of_the_updates() -> None:
         state, _, released = solver.step(flow, flow.start, carry, tape)
         assert state["s"].tolist() == [expected]
         assert released.tolist() == [2.0]
-        assert tape.drawn == [("uniform", (2,))]  # at T = 0 nothing else is by chance
+        assert tape.asked == [("uniform", (2,))]  # at T = 0 nothing else is by chance
 
 
 @pytest.mark.parametrize("kind", ["spins", "two variables", "quartic"])

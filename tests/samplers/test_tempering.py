@@ -68,7 +68,7 @@ def test_the_swap_kernel_is_in_detailed_balance_with_the_product_of_laws() -> No
     flow, state, carry = begun(solver, SPRING, given)
     tape: Any = Tape(given=[chance.repeat(9).unsqueeze(1)])
     ended = replicas(*solver.step(flow, state, carry, tape)[:2]).reshape(9, grid, 2)
-    assert tape.drawn == [("uniform", (9 * grid, 1))]
+    assert tape.asked == [("uniform", (9 * grid, 1))]
     weight = [math.exp(-energies[i] / temperatures[0] - energies[j] / temperatures[1]) for i, j in pairs]
     law = torch.tensor(weight, dtype=F64) / sum(weight)
     matrix = torch.zeros(9, 9, dtype=F64)

@@ -123,6 +123,24 @@ def test_the_path_of_a_sample_does_not_depend_on_its_companions() -> None:
         assert alone.steps[0] == together.steps[i]
 
 
+def test_a_step_that_is_rejected_holds_no_other_sample_back() -> None:
+    """Samples that meet the end of their box at different times, and one that never does."""
+    model = Functional(
+        lambda e, c, p, q: (0.5 * (p - q).square() - c * p).sum(1),
+        c=en.Real(1), p=en.Interval(1, low=-9.0, high=0.6), q=en.Real(1),
+    ).double()  # fmt: skip
+    field = torch.tensor([[5.0], [1.0], [0.7], [0.0]], dtype=F64)
+    solver = en.Adaptive(rtol=1e-8, time=2.0)
+    together = en.settle(model, clamp={"c": field}, solver=solver, throw=True)
+    assert (together.statistics["rejected"] > 0).tolist() == [True, True, True, False]
+    for i in range(4):
+        alone = en.settle(model, clamp={"c": field[i : i + 1]}, solver=solver, throw=True)
+        for name in "pq":
+            assert torch.allclose(alone.state[name], together.state[name][i], rtol=1e-14, atol=0)
+        for name, value in alone.statistics.items():
+            assert value[0] == together.statistics[name][i]
+
+
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "hardsigmoid"])
 def test_it_is_stable_at_the_stiff_stationary_end_whatever_the_tolerance(activation: str) -> None:
     """Where steps were limited by errors alone, the residual would stall near the tolerance."""

@@ -159,6 +159,21 @@ def test_units_stop_at_the_ends_of_their_box() -> None:
     assert torch.allclose(found.state["s"], (f / k).clamp(-0.5, 0.25), atol=1e-9)
 
 
+def test_the_force_of_a_unit_at_an_end_does_not_turn_the_others() -> None:
+    """The path of two units is the same beside a third that is pushed against the end where it starts."""
+    solver = en.FIRE(dt=0.02, dt_max=0.05)  # far below what is stable, so that rates do not enter
+    paths = []
+    for k, f in (([1.0, 4.0], [0.5, 2.0]), ([1.0, 4.0, 2.0], [0.5, 2.0, -300.0])):
+        clamp = {"k": torch.tensor([k], dtype=F64), "f": torch.tensor([f], dtype=F64)}
+        found = en.settle(
+            quadratic(len(k), s=en.Unit(len(k))),
+            clamp=clamp, solver=solver, max_steps=60, until=en.Never(), record="state",
+        )  # fmt: skip
+        paths.append(found.trajectory["s"])
+    assert torch.allclose(paths[1][..., :2], paths[0], rtol=1e-12, atol=1e-14)
+    assert not paths[1][..., 2].any()
+
+
 def test_samples_have_their_own_steps() -> None:
     clamp = curvatures([1.0, 2.0], [1.0, 50.0], [1.0, 2e3])
     together = en.settle(quadratic(2), clamp=clamp, solver=en.FIRE(), max_steps=5000, throw=True)

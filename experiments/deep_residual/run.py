@@ -1,0 +1,220 @@
+"""Does a residual network of 32 layers learn by predictive coding? With and without `mu`, at every rate.
+
+    python experiments/deep_residual/run.py            # the table and the curves, some minutes
+    python experiments/deep_residual/run.py --smoke    # shallow networks, one epoch: does it still run?
+
+It leaves results.md and curves.png beside this file, or in --out.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+import tyro
+
+import energynet as en
+from energynet import data
+from energynet.provenance import circumstances
+
+HERE = Path(__file__).parent
+COST = en.SquaredError("y")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is run."""
+
+    depths: tuple[int, int] = (4, 32)
+    """Predictions of the shallow network, on which a rate might be chosen, and of the deep one."""
+
+    width: int = 32
+    """Units of a hidden layer."""
+
+    activation: str = "relu"
+    """Of the hidden layers."""
+
+    rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1)
+    """Learning rates of Adam in the first step; they fall linearly to zero after the last."""
+
+    epochs: int = 8
+    """Passes through 1438 digits of 8x8."""
+
+    batch: int = 64
+    """Digits in a batch."""
+
+    steps: int = 32
+    """Of state inference, by Euler's method with step `dt` from the feed-forward pass: about the depth."""
+
+    dt: float = 0.2
+    """Step of the inference."""
+
+    seed: int = 0
+    """Of the weights and the order of the batches."""
+
+    smoke: bool = False
+    """Shallow networks, few steps, one epoch."""
+
+    out: Path = HERE
+    """Where the results go."""
+
+
+@dataclass
+class Run:
+    """What a network did: training loss at first and after each epoch, and accuracies at the end."""
+
+    loss: list[float] = field(default_factory=list)
+    train: float = 0.0
+    test: float = 0.0
+    seconds: float = 0.0
+
+
+def rule(kind: str, model: en.models.PredictiveCoding, config: Config) -> en.LearningRule:
+    """State inference with input and label clamped, or backprop by an exact rule."""
+    if kind == "ZIL":
+        return en.ZIL(model, COST)
+    solver = en.Euler(config.dt)
+    return en.MaximumAPosteriori(model, solver=solver, max_steps=config.steps, until=en.Never())
+
+
+def train(kind: str, depth: int, mu: bool, rate: float, source: data.Dataset, config: Config) -> Run:
+    """Adam on minibatches. Where settling or the weights diverge it stops, and the loss stays infinite."""
+    torch.manual_seed(config.seed)
+    sizes = [64, *[config.width] * (depth - 1), 10]
+    model = en.models.PredictiveCoding(sizes, config.activation, residual=True, mu=mu)
+    learning = rule(kind, model, config)
+    optimiser = torch.optim.Adam(learning.parameters(), rate)
+    order = torch.Generator().manual_seed(config.seed)
+    x, target = source.train.x, source.train.one_hot(10)
+    count, done = len(x) // config.batch, 0
+    run = Run([loss(model, source.train)])
+    start = time.process_time()
+    for _ in range(config.epochs):
+        shuffled = torch.randperm(len(x), generator=order)[: count * config.batch]
+        try:
+            for some in shuffled.view(count, -1):
+                for group in optimiser.param_groups:
+                    group["lr"] = rate * (1 - done / (count * config.epochs))
+                optimiser.zero_grad()
+                learning(x=x[some], **{"target" if kind == "ZIL" else "y": target[some]}).backward()
+                optimiser.step()
+                done += 1
+        except en.SettlingError:
+            run.loss.append(float("inf"))
+            break
+        run.loss.append(loss(model, source.train))
+    run.seconds = time.process_time() - start
+    run.train, run.test = accuracy(model, source.train), accuracy(model, source.test)
+    return run
+
+
+def loss(model: en.models.PredictiveCoding, split: data.Split) -> float:
+    """Mean squared error of the feed-forward pass."""
+    y = model.feedforward(split.x)["y"]
+    return float(COST.energy(y=y, target=split.one_hot(10)).mean())
+
+
+def accuracy(model: en.models.PredictiveCoding, split: data.Split) -> float:
+    """Of the feed-forward pass."""
+    return float((model.feedforward(split.x)["y"].argmax(1) == split.label).double().mean())
+
+
+Key = tuple[str, int, bool, float]
+
+
+def table(runs: dict[Key, Run], config: Config) -> list[str]:
+    """Markdown: loss, training and test accuracy at the end, by rate."""
+    head = " | ".join(f"{r:g}" for r in config.rates)
+    lines = [f"| predictions | rule | scaling | {head} |", "| --- " * (3 + len(config.rates)) + "|"]
+    for kind, depth, mu in dict.fromkeys(key[:3] for key in runs):
+        ends = [runs[kind, depth, mu, rate] for rate in config.rates]
+        cells = " | ".join(
+            "diverged"
+            if end.loss[-1] == float("inf")
+            else f"{end.loss[-1]:.3g}, {end.train:.0%}, {end.test:.0%}"
+            for end in ends
+        )
+        lines.append(f"| {depth} | {kind} | {'mu' if mu else 'none'} | {cells} |")
+    return lines
+
+
+def transfer(runs: dict[Key, Run], config: Config) -> list[str]:
+    """What becomes of the rate that is best on the shallow network."""
+    lines = []
+    shallow, deep = config.depths
+    for mu in (True, False):
+        ends = {(d, r): runs["MaximumAPosteriori", d, mu, r] for d in config.depths for r in config.rates}
+        best = {d: min(config.rates, key=lambda r: ends[d, r].loss[-1]) for d in config.depths}
+        taken, own = ends[deep, best[shallow]], ends[deep, best[deep]]
+        lines.append(
+            f"- {'With' if mu else 'Without'} mu the best rate at {shallow} predictions, {best[shallow]:g}, "
+            f"gives at {deep} a training loss of {taken.loss[-1]:.3g} and {taken.test:.1%} of the test "
+            f"digits; the best rate there, {best[deep]:g}, gives {own.loss[-1]:.3g} and {own.test:.1%}."
+        )
+    return lines
+
+
+def draw(runs: dict[Key, Run], path: Path, config: Config) -> None:
+    """Training loss of state inference against epochs; above, the shallow network, below, the deep one."""
+    figure, panels = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained", sharex=True, sharey=True)
+    for line, depth in zip(panels, config.depths, strict=True):
+        for axes, mu in zip(line, (True, False), strict=True):
+            for rate in config.rates:
+                curve = runs["MaximumAPosteriori", depth, mu, rate].loss
+                axes.semilogy(range(len(curve)), curve, "-o", markersize=3, label=f"{rate:g}")
+            axes.set(title=f"{depth} predictions, {'with' if mu else 'without'} mu", ylim=(0.03, 10))
+            axes.axhline(0.45, color="grey", linewidth=0.8, linestyle=":")
+    for axes in panels[-1]:
+        axes.set_xlabel("epoch")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("training loss")
+    panels[0, 0].legend(title="learning rate", fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main(config: Config) -> None:
+    """Train every network at every rate."""
+    torch.set_num_threads(1)
+    if config.smoke:
+        config = replace(config, depths=(2, 4), rates=(0.01, 0.03), epochs=1, steps=2, width=8)
+    source = data.load("digits")
+    runs: dict[Key, Run] = {}
+    for kind, depth in [*[("MaximumAPosteriori", d) for d in config.depths], ("ZIL", config.depths[1])]:
+        for mu in (True, False):
+            for rate in config.rates:
+                run = train(kind, depth, mu, rate, source, config)
+                runs[kind, depth, mu, rate] = run
+                print(kind, depth, mu, rate, [round(v, 3) for v in run.loss], round(run.test, 3), flush=True)
+    lines = [
+        "# A residual network of 32 layers",
+        "",
+        "Made by `python experiments/deep_residual/run.py`; 8x8 digits, "
+        f"64-{config.width}-...-{config.width}-10 with {config.depths[0]} and {config.depths[1]} "
+        f"predictions, {config.activation}, squared error, Adam, {config.epochs} epochs in batches of {config.batch}; "
+        f"states by {config.steps} steps of Euler({config.dt:g}).",
+        "",
+        *circumstances(),
+        "",
+        "At the end, by learning rate: mean training loss, training accuracy, test accuracy. An answer that "
+        "does not depend on the input has a loss of 0.45 at best.",
+        "",
+        *table(runs, config),
+        "",
+        *transfer(runs, config),
+        "",
+    ]
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "results.md").write_text("\n".join(lines))
+    print("\n".join(lines))
+    draw(runs, config.out / "curves.png", config)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

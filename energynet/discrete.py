@@ -78,7 +78,7 @@ class DiscreteFlow(EnergyFlow):
             )
 
     def _forces(self, differentiable: bool) -> Forces:
-        self.conditioned.share()  # the couplings are kept between calls, too
+        self.conditioned.shared = True  # the couplings are kept between calls, too
         return super()._forces(differentiable)
 
     def differences(self, point: State) -> State:

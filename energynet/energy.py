@@ -178,10 +178,8 @@ class Energy(nn.Module):
         return self.__mul__(-1.0)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        for made in ("_programs", "_prepared"):  # traces are made again; they cannot be pickled
-            state.pop(made, None)
-        return state
+        # traces are made again; they cannot be pickled
+        return {k: v for k, v in self.__dict__.items() if k not in ("_programs", "_prepared")}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Energy:
         clone = type(self).__new__(type(self))
@@ -311,6 +309,8 @@ class Conditioned(Energy):
         The energy of all variables.
     clamp
         The values that are held.
+    shared
+        Whether what depends on parameters alone is kept with the base, until torch counts a change of one.
     """
 
     def __init__(self, base: Energy, clamp: Mapping[str, Tensor], parent: Conditioned | None = None) -> None:
@@ -326,7 +326,7 @@ class Conditioned(Energy):
         self._parent = parent
         self._environment: Environment | None = None
         self._versions: tuple[tuple[int, int], ...] = ()
-        self._shared = False
+        self.shared = False
 
     def energy(self, **state: Tensor) -> Tensor:
         return self.base.energy(**self.clamp, **state)
@@ -370,20 +370,11 @@ class Conditioned(Energy):
             tensors = parameters_of(self.base)
             now = versions(tensors)
             if made is None or made.batch != batch or self._versions != now:
-                if self._shared:
-                    self._environment = Environment(self.clamp, batch, prepared(self.base, tensors, batch))
-                else:
-                    self._environment = Environment({**tensors, **self.clamp}, batch)
+                shared = prepared(self.base, tensors, batch) if self.shared else None
+                self._environment = Environment({**({} if shared else tensors), **self.clamp}, batch, shared)
                 self._versions = now
         assert self._environment is not None
         return self._environment
-
-    def share(self) -> None:
-        """Keep what depends on parameters alone with the energy, for others that share it.
-
-        It is made anew when a parameter has changed, as far as torch counts changes: not through ``.data``.
-        """
-        self._shared = True
 
     def rebind(self, clamp: Mapping[str, Tensor]) -> Conditioned:
         """Other values for the variables that were clamped last; they are not checked."""

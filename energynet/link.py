@@ -146,9 +146,10 @@ class Softmax(Link):
     """a = softmax(beta u) over the last dimension: the one link whose units share a sum.
 
     Its Lagrangian is log-sum-exp(beta u) / beta (Krotov and Hopfield 2021, ICLR), the integral of its
-    inverse the negative entropy, the sum of a log a / beta. A potential is known up to a constant, the same for all units.
-    Because units are not apart it has no slope, so that solvers of mirror flow with explicit steps, such as
-    `Euler` and `RungeKutta4`, can use it, and those that divide by slopes cannot.
+    inverse the negative entropy, the sum of a log a / beta. A potential is known up to a
+    constant, the same for all units. Because units are not apart it has no slope, so that solvers of mirror
+    flow with explicit steps, such as `Euler` and `RungeKutta4`, can use it, and those that divide by slopes
+    cannot.
 
     Parameters
     ----------
@@ -174,8 +175,8 @@ class Softmax(Link):
 
     def slope(self, potential: Tensor) -> Tensor:
         raise SettlingError(
-            f"{self!r} moves all units of a layer together, so there is no slope for each; settle by Euler or "
-            "RungeKutta4"
+            f"{self!r} moves all units of a layer together, so there is no slope for each; settle by Euler "
+            "or RungeKutta4"
         )
 
     def _fields(self) -> tuple[object, ...]:

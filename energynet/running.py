@@ -18,8 +18,8 @@ from energynet.stopping import Never, Status, Until
 # A look at the residuals, and dropping the samples that have settled, each cost about as much as this many
 # multiplications. Where a step is dearer, look and drop more often.
 _COSTLY = 4_000_000
-_EVERY, _EVERY_COSTLY, _EVERY_IDLE = 5, 2, 10  # steps between two looks; the last if for divergence only
-_DEAR = 32 * _COSTLY  # look after each step
+_DEAR = 32 * _COSTLY  # of a step after each of which it is worth to look
+_EVERY, _EVERY_COSTLY, _EVERY_IDLE = 5, 2, 10  # steps between two looks, if for divergence only
 _STATISTIC = "statistic "
 _DROP, _DROP_COSTLY = 0.4, 0.75  # drop once the samples that move are at most this part of those that run
 

@@ -29,8 +29,9 @@ class DenseAssociativeMemory(FeatureEnergy):
 
     with F(m) = m^p, or max(m, 0)^p (Krotov and Hopfield 2016, NeurIPS, eq. 2 and 3). It stores of the order
     of n^(p - 1) random patterns; with p = 2 it is the Hopfield network of the Hebb rule, up to a constant.
-    Exponential interaction is E = -log sum over patterns of exp(n m), the logarithm of that of Demircigil et al. (2017,
-    J. Stat. Phys. 168:288), which orders states alike and does not overflow; it stores exponentially many.
+    Exponential interaction is E = -log sum over patterns of exp(n m), the logarithm of that of Demircigil
+    et al. (2017, J. Stat. Phys. 168:288), which orders states alike and does not overflow; it stores
+    exponentially many.
 
     Parameters
     ----------

@@ -86,7 +86,8 @@ class BidirectionalMemory(Composite):
     ) -> Solution:
         """Settle from a cue of x, of y, or of both.
 
-        One side after the other, so that the energy never rises. What is not given starts where the other puts it.
+        One side after the other, so that the energy never rises. What is not given starts where the
+        other puts it.
         """
         if x is None and y is None:
             raise StateError("recall: expected a cue of x or of y")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from torch import Tensor, nn
 
@@ -16,20 +16,19 @@ from energynet.solvers import Euler, Solver
 from energynet.terms import Bilinear, Leak, Synapse
 from energynet.variable import Continuous
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-
 
 @final
 class HierarchicalMemory(Composite):
-    r"""Layers of neurons and the synapses between them, of any depth (Krotov and Hopfield 2021, ICLR; Krotov 2021).
+    r"""Layers of neurons and the synapses between them, of any depth.
+
+    Krotov and Hopfield 2021, ICLR; Krotov 2021, arXiv:2107.06446.
 
     .. math:: E = \sum_l \left( u_l \cdot a_l - L_l(u_l) \right) - \sum_{k, l} a_l \cdot S_{kl}(a_k),
               \quad a_l = \nabla L_l(u_l)
 
     The link of a variable is the gradient of its Lagrangian L, and u.a - L, its Legendre transform, is the
-    `Leak` term. Mirror flow is tau du/dt = -u + what the synapses bring, down the energy. A variable without a
-    link has L = |u|^2 / 2; `Softmax` makes memory neurons of those of a layer. With layers ``s``, real, and
+    `Leak` term. Mirror flow is tau du/dt = -u + what the synapses bring, down the energy. A variable without
+    a link has L = |u|^2 / 2; `Softmax` makes memory neurons of those of a layer. With layers ``s``, real, and
     ``h``, softmax of beta, and the patterns as weight, it is `ModernHopfield` with its hidden neurons kept.
 
     Parameters
@@ -79,7 +78,7 @@ class HierarchicalMemory(Composite):
         solver: Solver | None = None,
         max_steps: int = 5000,
         record: Recorder | None = None,
-        **cues: Float[Tensor, batch *shape],
+        **cues: Tensor,
     ) -> Solution:
         """Settle from cues of some layers, by mirror flow; by default by `Euler` steps of 0.1.
 

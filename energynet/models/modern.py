@@ -79,7 +79,7 @@ class ModernHopfield(Energy):
         return (self.beta * (queries @ self.patterns.t())).softmax(1) @ self.patterns
 
     def hierarchical(self) -> HierarchicalMemory:
-        """The same network with its memory neurons kept: layers ``s`` and ``h``, a copy of the patterns between.
+        """The same network with its memory neurons kept: layers ``s`` and ``h``.
 
         Its energy at the best ``h`` is this one, less the constant (Krotov and Hopfield 2021, ICLR, model B).
         """

@@ -19,8 +19,8 @@ class Synapse(Energy):
     source, target
         Names of the two variables.
     module
-        Linear in the source, of the target's shape: `nn.Linear` or `nn.Conv2d` with ``bias=False``. Where it is
-        not linear the target drives the source through its derivative there.
+        Linear in the source, of the target's shape: `nn.Linear` or `nn.Conv2d` with ``bias=False``. Where it
+        is not linear the target drives the source through its derivative there.
     **variables
         Their declarations.
     """

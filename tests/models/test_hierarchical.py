@@ -69,6 +69,6 @@ def test_what_does_not_fit_is_refused() -> None:
         en.terms.Synapse("a", "a", nn.Identity(), a=en.Real(2))
     with pytest.raises(ValueError, match="beta must be"):
         en.Softmax(-1.0)
-    model, patterns = memory()
-    with pytest.raises(en.SettlingError, match="settle by Euler"):
+    _, patterns = memory()
+    with pytest.raises(en.SettlingError, match="moves all units"):
         en.Softmax().slope(patterns)

@@ -12,7 +12,7 @@ from energynet.energy import Energy, ProximalTerm, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
 from energynet.flow import Flow, GradientFlow, MirrorFlow
 from energynet.lifted import LiftedFlow
-from energynet.link import Link, Sigmoid, SoftThreshold, Tanh
+from energynet.link import Link, Sigmoid, Softmax, SoftThreshold, Tanh
 from energynet.rules import (
     ZIL,
     Backprop,
@@ -35,6 +35,7 @@ from energynet.samplers import (
     Langevin,
     ParallelTempering,
     Sampler,
+    Synchronous,
     Underdamped,
 )
 from energynet.settle import settle
@@ -113,6 +114,7 @@ __all__ = [
     "SettlingError",
     "Sigmoid",
     "SoftThreshold",
+    "Softmax",
     "Solution",
     "Solver",
     "Spin",
@@ -122,6 +124,7 @@ __all__ = [
     "Stationary",
     "Status",
     "Sum",
+    "Synchronous",
     "Tanh",
     "TraceError",
     "Tractable",
@@ -140,6 +143,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> _Any:
-    if name == "testing":  # imported when it is used, for it needs hypothesis
-        return _import_module("energynet.testing")
+    if name in ("analysis", "sklearn", "testing"):  # imported when used: two of them need optional packages
+        return _import_module(f"energynet.{name}")
     raise AttributeError(f"module 'energynet' has no attribute {name!r}")

@@ -53,6 +53,11 @@ class Couplings(ABC):
     def alike(self, other: Couplings) -> bool:
         """Whether the same units are coupled in another matrix."""
 
+    @cached_property
+    def hollow(self) -> bool:
+        """Whether no unit's force reads its own value."""
+        return not bool(self.own.any())
+
     def adopt(self, other: Couplings) -> None:
         """Take over what is known about the same pattern of couplings."""
         for name in ("colours", "levels"):

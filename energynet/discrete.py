@@ -16,6 +16,7 @@ from energynet.energy import Energy
 from energynet.errors import SettlingError
 from energynet.flow import EnergyFlow
 from energynet.forces import Forces
+from energynet.overlaps import FeatureEnergy
 from energynet.state import State
 from energynet.trace import parameters_of
 from energynet.variable import Discrete, Variable, rows
@@ -28,6 +29,7 @@ _NO_DERIVATIVE = (
     "values that jump have no derivative by the parameters; use a rule that contrasts samples instead, "
     "such as ContrastiveDivergence, or continuous variables"
 )
+_FEATURES = 2**22  # features that are held at once
 _REPLICAS = 2**20  # entries of the states whose energies are evaluated at once
 
 
@@ -75,6 +77,10 @@ class DiscreteFlow(EnergyFlow):
                 "sampler of continuous variables such as Langevin"
             )
 
+    def _forces(self, differentiable: bool) -> Forces:
+        self.conditioned.share()  # the couplings are kept between calls, too
+        return super()._forces(differentiable)
+
     def differences(self, point: State) -> State:
         """E(unit at its high value) - E(unit at its low value), for every unit given all the others."""
         found: State = {}
@@ -85,7 +91,10 @@ class DiscreteFlow(EnergyFlow):
                 if self.kind(name) is Kind.COUPLED:
                     found[name] = self._coupled(name, point)
                 elif self.kind(name) is Kind.OTHER:
-                    found[name] = self._replicated(name, point)
+                    featured = self.featured
+                    found[name] = (
+                        self._replicated(name, point) if featured is None else self._changed(featured, point)
+                    )
         return {name: found[name] for name in self.names}
 
     def velocity(self, point: State) -> State:
@@ -120,6 +129,13 @@ class DiscreteFlow(EnergyFlow):
             else:
                 self._kinds[name] = Kind.OTHER if self.couplings((name,)) is None else Kind.COUPLED
         return self._kinds[name]
+
+    @property
+    def featured(self) -> tuple[float, FeatureEnergy] | None:
+        """The energy as one of linear features of the only variable, and its factor; None where it is not."""
+        parts = self.conditioned.base.parts()
+        ((factor, part), *rest) = parts
+        return (factor, part) if isinstance(part, FeatureEnergy) and not rest else None
 
     def couplings(self, names: Sequence[str]) -> Couplings | None:
         """The couplings of all units of some variables; None where they depend on more than parameters."""
@@ -175,6 +191,10 @@ class DiscreteFlow(EnergyFlow):
         """The values of a variable that bits stand for."""
         return bits * self._width(name) + self.variables[name].low
 
+    def flipped(self, name: str, value: Tensor, flip: Tensor) -> Tensor:
+        """Values of a variable, some of them replaced by the other value."""
+        return torch.where(flip, 2 * self._middle(name) - value, value)
+
     def fixed(self, names: Sequence[str]) -> Tensor | None:
         """Which units are held, ``(units, batch)``; None where none of these variables is held in part."""
         if not any(name in self.held for name in names):
@@ -195,9 +215,25 @@ class DiscreteFlow(EnergyFlow):
     def _coupled(self, name: str, point: State) -> Tensor:
         couplings = self.couplings((name,))
         assert couplings is not None
-        value = point[name]
-        shift = couplings.own.reshape(value.shape[1:]) * (self._middle(name) - value)
-        return (self.forces.some((name,), point)[name] + shift) * -self._width(name)
+        value, force = point[name], self.forces.some((name,), point)[name]
+        if not couplings.hollow:
+            force = force + couplings.own.reshape(value.shape[1:]) * (self._middle(name) - value)
+        return force * -self._width(name)
+
+    def _changed(self, featured: tuple[float, FeatureEnergy], point: State) -> Tensor:
+        """Energy differences by the changes of features, of as many units at once as fit."""
+        factor, part = featured
+        value = rows(point[part.variable])
+        directions = part.directions()
+        features = value @ directions.t()
+        other = 2 * (self._middle(part.variable) - value)
+        most = max(1, _FEATURES // max(1, features.numel()))
+        then = [
+            part.of_features(features.unsqueeze(1) + step.unsqueeze(2) * change)
+            for step, change in zip(other.split(most, 1), directions.t().split(most), strict=True)
+        ]
+        gained = factor * (torch.cat(then, 1) - part.of_features(features).unsqueeze(1))
+        return torch.where(other < 0, -gained, gained).reshape(point[part.variable].shape)
 
     def _replicated(self, name: str, point: State) -> Tensor:
         """Energy differences, of as many units at once as fit."""

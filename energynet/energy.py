@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from energynet.derivation import Derivation, forces, weighted
 from energynet.errors import StateError, TraceError
 from energynet.link import Link
-from energynet.programs import note_fallback, program_of, signature
+from energynet.programs import note_fallback, prepared, program_of, signature
 from energynet.state import State, check_state, merged
 from energynet.trace import Environment, parameters_of, versions
 from energynet.variable import Variable
@@ -179,7 +179,8 @@ class Energy(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state.pop("_programs", None)  # traces are made again; they cannot be pickled
+        for made in ("_programs", "_prepared"):  # traces are made again; they cannot be pickled
+            state.pop(made, None)
         return state
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Energy:
@@ -325,6 +326,7 @@ class Conditioned(Energy):
         self._parent = parent
         self._environment: Environment | None = None
         self._versions: tuple[tuple[int, int], ...] = ()
+        self._shared = False
 
     def energy(self, **state: Tensor) -> Tensor:
         return self.base.energy(**self.clamp, **state)
@@ -368,10 +370,20 @@ class Conditioned(Energy):
             tensors = parameters_of(self.base)
             now = versions(tensors)
             if made is None or made.batch != batch or self._versions != now:
-                self._environment = Environment({**tensors, **self.clamp}, batch)
+                if self._shared:
+                    self._environment = Environment(self.clamp, batch, prepared(self.base, tensors, batch))
+                else:
+                    self._environment = Environment({**tensors, **self.clamp}, batch)
                 self._versions = now
         assert self._environment is not None
         return self._environment
+
+    def share(self) -> None:
+        """Keep what depends on parameters alone with the energy, for others that share it.
+
+        It is made anew when a parameter has changed, as far as torch counts changes: not through ``.data``.
+        """
+        self._shared = True
 
     def rebind(self, clamp: Mapping[str, Tensor]) -> Conditioned:
         """Other values for the variables that were clamped last; they are not checked."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Link(ABC):
-    """An increasing, elementwise map from potentials to values.
+    """An increasing map from potentials to values, elementwise but for `Softmax`.
 
     Attributes
     ----------
@@ -139,6 +139,47 @@ class Tanh(Link):
 
     def log_slope_gradient(self, potential: Tensor) -> Tensor:
         return -2 * potential.tanh()
+
+
+@final
+class Softmax(Link):
+    """a = softmax(beta u) over the last dimension: the one link whose units share a sum.
+
+    Its Lagrangian is log-sum-exp(beta u) / beta (Krotov and Hopfield 2021, ICLR), the integral of its
+    inverse the negative entropy, the sum of a log a / beta. A potential is known up to a constant, the same for all units.
+    Because units are not apart it has no slope, so that solvers of mirror flow with explicit steps, such as
+    `Euler` and `RungeKutta4`, can use it, and those that divide by slopes cannot.
+
+    Parameters
+    ----------
+    beta
+        Inverse temperature, positive; 1 by default.
+    """
+
+    low, high = 0.0, 1.0
+
+    def __init__(self, beta: float = 1.0) -> None:
+        if not 0 < beta < math.inf:
+            raise ValueError(f"Softmax: beta must be a positive number, got {beta!r}")
+        self.beta = float(beta)
+
+    def value(self, potential: Tensor) -> Tensor:
+        return (self.beta * potential).softmax(-1)
+
+    def potential(self, value: Tensor) -> Tensor:
+        return value.clamp(min=torch.finfo(value.dtype).tiny).log() / self.beta
+
+    def integral(self, value: Tensor) -> Tensor:
+        return torch.special.xlogy(value, value) / self.beta
+
+    def slope(self, potential: Tensor) -> Tensor:
+        raise SettlingError(
+            f"{self!r} moves all units of a layer together, so there is no slope for each; settle by Euler or "
+            "RungeKutta4"
+        )
+
+    def _fields(self) -> tuple[object, ...]:
+        return (self.beta,)
 
 
 @final

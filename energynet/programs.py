@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from energynet.errors import EagerFallback, TraceError
-from energynet.trace import Program, Spec, parameters_of
+from energynet.trace import Environment, Program, Spec, parameters_of, versions
 
 if TYPE_CHECKING:
     from energynet.energy import Energy
@@ -30,6 +30,28 @@ def program_of(energy: Energy, inputs: Mapping[str, Spec]) -> Program:
             programs.pop(next(iter(programs)))
         programs[key] = Program(energy, inputs)
     return programs[key]
+
+
+def prepared(energy: Energy, tensors: Mapping[str, Tensor], batch: int) -> Environment:
+    """What has been computed from the parameters alone, kept until one of them, or the batch, changes.
+
+    Parameters
+    ----------
+    energy
+        That it is kept with.
+    tensors
+        Its parameters and buffers.
+    batch
+        Number of samples.
+    """
+    now = versions(tensors)
+    if len(now) < len(tensors):  # some are of inference mode and have no version
+        return Environment(tensors, batch)
+    made = energy.__dict__.get("_prepared")
+    if made is None or made[0] != now or made[1].batch != batch:
+        # the environment holds the tensors, so that no other can take their address
+        made = energy.__dict__["_prepared"] = (now, Environment(tensors, batch))
+    return made[1]
 
 
 def fingerprint(module: nn.Module) -> Hashable:
@@ -99,7 +121,7 @@ class _Identity:
         return id(self.value)
 
 
-_INTERNAL = set(vars(nn.Module())) | {"_programs", "_variables", "_fallback"}
+_INTERNAL = set(vars(nn.Module())) | {"_programs", "_prepared", "_variables", "_fallback"}
 _INTERNAL.discard("training")
 
 

@@ -18,7 +18,8 @@ from energynet.stopping import Never, Status, Until
 # A look at the residuals, and dropping the samples that have settled, each cost about as much as this many
 # multiplications. Where a step is dearer, look and drop more often.
 _COSTLY = 4_000_000
-_EVERY, _EVERY_COSTLY, _EVERY_IDLE = 5, 2, 10  # steps between two looks, if for divergence only
+_EVERY, _EVERY_COSTLY, _EVERY_IDLE = 5, 2, 10  # steps between two looks; the last if for divergence only
+_DEAR = 32 * _COSTLY  # look after each step
 _STATISTIC = "statistic "
 _DROP, _DROP_COSTLY = 0.4, 0.75  # drop once the samples that move are at most this part of those that run
 
@@ -35,8 +36,9 @@ class Run:
         self.solver = solver
         self.until = until
         self.active = flow.batch > 0
-        self.costly = flow.batch * flow.forces.work > _COSTLY
-        self.every = _EVERY_COSTLY if self.costly else _EVERY
+        work = flow.batch * flow.forces.work
+        self.costly = work > _COSTLY
+        self.every = 1 if work > _DEAR else _EVERY_COSTLY if self.costly else _EVERY
         if isinstance(until, Never):
             self.every = _EVERY_IDLE
         self._out: State | None = None  # of all samples, once some have been dropped
@@ -49,11 +51,14 @@ class Run:
         self.status = torch.full_like(self.steps, int(Status.MAX_STEPS))
 
     def look(self, point: State, carry: Any, residual: Tensor, done: int) -> tuple[State, Any]:
-        """Put away the samples that have settled or diverged since the last look."""
+        """Put away the samples that have settled, diverged or come into a cycle since the last look."""
         settled = self.until.settled(residual, point)
         moving = residual < math.inf  # false where it is NaN
         if settled is not None:
             moving = moving & ~settled
+        cycling = None if settled is None else self.solver.cycling(carry)
+        if cycling is not None:
+            moving = moving & ~cycling
         if self._moving is not None:
             moving = moving & self._moving
         count = int(moving.sum())
@@ -63,7 +68,7 @@ class Run:
         now = self._now(point, carry)
         hold = now if self._hold is None else self._hold
         self._hold = {n: torch.where(column(fresh, v), now[n], v) for n, v in hold.items()}
-        self._mark(fresh, residual, done)
+        self._mark(fresh, residual, cycling, done)
         self._moving, self._count = moving, count
         self.active = count > 0
         if not count or count > (_DROP_COSTLY if self.costly else _DROP) * len(moving):
@@ -75,8 +80,10 @@ class Run:
         self._hold = self._moving = None
         return take(point, kept), take(carry, kept)
 
-    def _mark(self, fresh: Tensor, residual: Tensor, done: int) -> None:
+    def _mark(self, fresh: Tensor, residual: Tensor, cycling: Tensor | None, done: int) -> None:
         status = torch.where(residual < math.inf, int(Status.CONVERGED), int(Status.DIVERGED))
+        if cycling is not None:
+            status = torch.where(cycling, int(Status.CYCLE), status)
         if self._index is None:
             self.steps = torch.where(fresh, done, self.steps)
             self.status = torch.where(fresh, status, self.status)

@@ -63,7 +63,7 @@ def settle(
     generator
         The only source of randomness.
     throw
-        Raise `SettlingError` if a sample diverges or runs out of steps.
+        Raise `SettlingError` if a sample diverges, comes into a cycle or runs out of steps.
     compile
         Run blocks of steps under `torch.compile`, each as one graph. Clamps, parameters and the size of the
         batch may change without compiling again, and settled samples are dropped as usual. Another solver or

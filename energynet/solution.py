@@ -111,8 +111,14 @@ def check_finite(solution: Solution) -> None:
 
 
 def check_converged(solution: Solution) -> None:
-    """Raise `SettlingError` if a sample diverged or ran out of steps."""
+    """Raise `SettlingError` if a sample diverged, came into a cycle or ran out of steps."""
     check_finite(solution)
+    cycles = int((solution.status == Status.CYCLE).sum())
+    if cycles:
+        raise SettlingError(
+            f"settling came into a cycle in {cycles} of {len(solution.status)} samples, which go to and fro "
+            "for ever; update one unit after the other, by Glauber(), and the energy cannot rise"
+        )
     late = (solution.status == Status.MAX_STEPS).nonzero().flatten().tolist()
     if late:
         worst = float(solution.residual[late].max())

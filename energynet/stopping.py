@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 
 class Status(IntEnum):
-    """How settling ended for a sample."""
+    """How settling ended for a sample.
+
+    It converged, ran out of steps, diverged, or goes to and fro for ever between states that it has been in.
+    """
 
     CONVERGED = 0
     MAX_STEPS = 1
     DIVERGED = 2
+    CYCLE = 3
 
 
 class Until(ABC):

@@ -1,6 +1,21 @@
 """Models: energies of the literature, assembled from terms."""
 
+from energynet.models.dense import DenseAssociativeMemory
+from energynet.models.hetero import BidirectionalMemory, SequenceMemory
+from energynet.models.hierarchical import HierarchicalMemory
+from energynet.models.hopfield import GradedHopfield, Hopfield
 from energynet.models.layered import LayeredHopfield
+from energynet.models.modern import ModernHopfield
 from energynet.models.predictive import PredictiveCoding
 
-__all__ = ["LayeredHopfield", "PredictiveCoding"]
+__all__ = [
+    "BidirectionalMemory",
+    "DenseAssociativeMemory",
+    "GradedHopfield",
+    "HierarchicalMemory",
+    "Hopfield",
+    "LayeredHopfield",
+    "ModernHopfield",
+    "PredictiveCoding",
+    "SequenceMemory",
+]

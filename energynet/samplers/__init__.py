@@ -6,6 +6,7 @@ from energynet.samplers.gibbs import Gibbs
 from energynet.samplers.glauber import Glauber
 from energynet.samplers.hamiltonian import MALA, HamiltonianMonteCarlo
 from energynet.samplers.langevin import Langevin
+from energynet.samplers.synchronous import Synchronous
 from energynet.samplers.tempering import ParallelTempering
 from energynet.samplers.underdamped import Underdamped
 
@@ -18,6 +19,7 @@ __all__ = [
     "Langevin",
     "ParallelTempering",
     "Sampler",
+    "Synchronous",
     "Underdamped",
     "geometric",
     "linear",

@@ -49,7 +49,7 @@ class SingleUnit(Sampler):
 
     @final
     def init(self, flow: Flow, state: State) -> Any:
-        self.prepare(self._discrete(flow))
+        self.prepare(discrete(self, flow))
         batch = next(iter(state.values()))
         return {"changed": batch.new_zeros(len(batch)), "updates": batch.new_zeros(len(batch))}
 
@@ -62,7 +62,7 @@ class SingleUnit(Sampler):
         generator: torch.Generator | None,
         temperature: Temperature,
     ) -> tuple[State, Any, Float[Tensor, batch]]:
-        flow = self._discrete(flow)
+        flow = discrete(self, flow)
         sweep = Sweep(flow, state, HeatBath(temperature, generator))
         self.sweep(flow, sweep, generator)
         updates = carry["updates"] + sum(flow.size(name) for name in flow.names)
@@ -71,13 +71,15 @@ class SingleUnit(Sampler):
     def statistics(self, carry: Any) -> dict[str, Float[Tensor, batch]]:
         return {"flips": carry["changed"] / carry["updates"].clamp(min=1.0)}
 
-    def _discrete(self, flow: Flow) -> DiscreteFlow:
-        if not isinstance(flow, DiscreteFlow):
-            raise SettlingError(
-                f"{type(self).__name__} moves units with two values, so it needs a DiscreteFlow, "
-                f"got a {type(flow).__name__}"
-            )
-        return flow
+
+def discrete(sampler: Sampler, flow: Flow) -> DiscreteFlow:
+    """The flow, if it is one of two-valued units; else `SettlingError`."""
+    if not isinstance(flow, DiscreteFlow):
+        raise SettlingError(
+            f"{type(sampler).__name__} moves units with two values, so it needs a DiscreteFlow, "
+            f"got a {type(flow).__name__}"
+        )
+    return flow
 
 
 def in_order(flow: DiscreteFlow, sweep: Sweep, order: Tensor, *, repeats: bool) -> None:

@@ -19,7 +19,7 @@ from energynet.stopping import Stationary, Until
 from energynet.variable import Continuous
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 
 class Shared(NamedTuple):
@@ -98,6 +98,13 @@ class Solver(ABC):
     def statistics(self, carry: Any) -> dict[str, Float[Tensor, batch]]:
         """What the carry tells of each sample, such as its rate of acceptance; for `Solution.statistics`."""
         return {}
+
+    def cycling(self, carry: Any) -> Bool[Tensor, batch] | None:
+        """Which samples go round in a cycle and will never settle; None for solvers that do not look.
+
+        Once true of a sample it must stay true: `settle` does not look after every step.
+        """
+        return None
 
     def __repr__(self) -> str:
         settings = (f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))

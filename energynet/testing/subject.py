@@ -21,7 +21,7 @@ from energynet.testing.report import NotApplicable
 from energynet.testing.strategies import declarations, states
 from energynet.variable import Continuous, Unspecified, Variable
 
-_INTERNAL = {"_parameters", "_buffers", "_modules", "_variables", "_environment", "_programs"}
+_INTERNAL = {"_parameters", "_buffers", "_modules", "_variables", "_environment", "_programs", "_prepared"}
 
 
 @dataclass

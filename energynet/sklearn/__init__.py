@@ -1,0 +1,9 @@
+"""Models with the face of scikit-learn; imported when they are used, for they need scikit-learn."""
+
+from energynet.optional import require
+
+require("sklearn", "sklearn", "energynet.sklearn")
+
+from energynet.sklearn.memory import HopfieldMemory  # noqa: E402
+
+__all__ = ["HopfieldMemory"]

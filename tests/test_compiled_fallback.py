@@ -89,7 +89,7 @@ def test_a_broken_compiler(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
     def run() -> None:
         for compile_ in (True, True, False):
             options: dict[str, Any] = {"generator": torch.Generator().manual_seed(1), "compile": compile_}
-            found.append(en.settle(energy, ones(), solver=Walk(), max_steps=17, **options))
+            found.append(en.settle(energy, ones(), solver=Walk(), max_steps=35, **options))
 
     (warning,) = caught(run)
     assert warning.category is en.EagerFallback

@@ -1,10 +1,8 @@
 """Predictive coding on MNIST, 784-256-256-10 with squared error, beside backprop; then digits from labels.
 
-    python experiments/predictive_mnist/run.py --data-dir DIRECTORY            # the table and the pictures
-    python experiments/predictive_mnist/run.py --data-dir DIRECTORY --choose   # activation and rate, held out
-    python experiments/predictive_mnist/run.py --smoke                         # 8x8 digits, tiny networks
+    python experiments/predictive_mnist/run.py --data-dir DIRECTORY [--choose: activation and rate, held out]
 
-It leaves results.md, accuracy.png and digits.png (or choice.md) beside this file, or in --out.
+--smoke: 8x8 digits. Leaves results.md, accuracy.png, digits.png (or choice.md) beside this file, or in --out.
 """
 
 from __future__ import annotations

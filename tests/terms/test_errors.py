@@ -87,7 +87,7 @@ def test_of_a_linear_network_the_fixed_point_is_the_closed_form(given: tuple[str
     clamp = {name: data[name] for name in given}
     energy = ErrorCoordinates(model, given)
     if "x" not in given:  # nothing else holds the first layer, which has no prior
-        energy = ErrorCoordinates(model + 0.5 * Leak(x=model.variables["x"]), given)
+        energy = ErrorCoordinates(model + 0.5 * Leak(x=en.Real(3)), given)
         chain.hessian[chain.place["x"], chain.place["x"]] += 0.5 * torch.eye(3, dtype=F64)
     solution = en.settle(energy, clamp=clamp, solver=en.LBFGS(), max_steps=500, until=TIGHT, throw=True)
     found = chain.join(energy.to_states(solution.state))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from energynet.errors import StateError
 from energynet.link import Link
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ def weighted(parts: Iterable[tuple[float, Energy]], state: Mapping[str, Tensor])
     total: Tensor | None = None
     for factor, part in parts:
         value = part.energy(**{name: state[name] for name in part.variables})
+        if value.ndim != 1:
+            raise StateError(
+                f"{type(part).__name__}.energy returned shape {tuple(value.shape)}, expected (batch,): sum "
+                "over every dimension of the variables but never over the first, which is the batch"
+            )
         if factor != 1:
             value = factor * value
         total = value if total is None else total + value

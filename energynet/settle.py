@@ -17,9 +17,9 @@ from energynet.flow import EnergyFlow
 from energynet.recording import Recorder, Recording
 from energynet.running import Run
 from energynet.samplers import Glauber
-from energynet.solution import Solution, check_converged
+from energynet.solution import Solution, check_converged, check_finite
 from energynet.solvers import LBFGS, BlockDescent, Proximal, Solver
-from energynet.stopping import Until
+from energynet.stopping import Never, Until
 
 
 def settle(
@@ -84,8 +84,12 @@ def settle(
     SettlingError
         If the solver cannot move the variables, or with ``throw`` if a sample did not converge.
     """
+    if solver is not None and not isinstance(solver, Solver):
+        raise TypeError(f"settle: solver must be an instance such as MALA(dt=0.1), got {solver!r}")
     with torch.no_grad():
         flow = flow_of(energy, clamp, state, solver=solver, generator=generator)
+        solver = default_solver(flow) if solver is None else solver
+        until = solver.until() if until is None else until
         solution = relax(
             flow,
             solver=solver,
@@ -97,7 +101,7 @@ def settle(
             compile=compile,
         )
         if throw:
-            check_converged(solution)
+            (check_finite if isinstance(until, Never) else check_converged)(solution)
         _ = solution.energy, solution.residual
     return solution
 

@@ -325,3 +325,25 @@ def test_a_solver_says_when_it_ends_and_what_it_moves() -> None:
     assert solution.steps.tolist() == [7] * len(x)
     assert isinstance(solution.flow, en.GradientFlow)
     assert torch.equal(solution.point["y"], solution.state["y"])
+
+
+@pytest.mark.parametrize(
+    ("energy", "shape"), [(lambda e, s: s.square(), r"\(\w+, 3\)"), (lambda e, s: s.square().sum(), r"\(\)")]
+)
+def test_an_energy_of_the_wrong_shape_is_an_error(energy: Any, shape: str) -> None:
+    for solver in (None, en.Euler(0.1), en.MALA(0.1)):
+        with pytest.raises(en.StateError, match=f"returned shape {shape}, expected .batch,."):
+            en.settle(Functional(energy, s=en.Real(3)), {"s": torch.zeros(4, 3)}, solver=solver)
+
+
+def test_chains_that_run_for_their_steps_do_not_throw() -> None:
+    solution = en.settle(
+        Leak(s=en.Real(2)), {"s": torch.zeros(4, 2)}, solver=en.MALA(0.1), max_steps=12, throw=True
+    )
+    assert solution.steps.tolist() == [12] * 4
+
+
+@pytest.mark.parametrize("solver", [en.MALA, "mala"])
+def test_a_solver_is_an_instance(solver: Any) -> None:
+    with pytest.raises(TypeError, match="solver must be an instance such as"):
+        en.settle(Leak(s=en.Real(2)), solver=solver)

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from energynet.errors import TraceError
+from energynet.errors import StateError, TraceError
 from energynet.trace.graph import Builder, Combination, Dim, Kind, Node, Shape
 
 aten = torch.ops.aten
@@ -189,6 +189,8 @@ def _record(
     try:
         with mode, torch.inference_mode(False), torch.enable_grad():
             graph = make_fx(run, tracing_mode="symbolic")(parameters, state)
+    except StateError:  # what is wrong with the energy is wrong without a trace too
+        raise
     except Exception as error:
         raise TraceError(f"{type(error).__name__}: {error}") from error
     graph.meta["inputs"] = [*parameters, *state]

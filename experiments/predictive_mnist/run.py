@@ -2,7 +2,7 @@
 
     python experiments/predictive_mnist/run.py --data-dir DIRECTORY [--choose: activation and rate, held out]
 
---smoke: 8x8 digits. Leaves results.md, accuracy.png, digits.png (or choice.md) beside this file, or in --out.
+It leaves results.md, accuracy.png, digits.png (or choice.md) beside this file, or in --out.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from energynet.provenance import circumstances
 
 HERE = Path(__file__).parent
 COST = en.SquaredError("y")
-BACKPROP = "backprop"
-WEAK = "MaximumAPosteriori, output precision 0.1"
+BACKPROP, WEAK = "backprop", "MaximumAPosteriori, output precision 0.1"
 GIVEN = 0.05  # precision of what the leak and the Gaussian know of an image, beside 1 of the predictions
 
 

@@ -181,6 +181,8 @@ def relax(
         if recording is not None and done % record_every == 0:
             recording.add(run.current(point, carry))
     final, statistics = run.finish(point, carry, done)
+    if not done:  # nothing has moved: the caller keeps tensors of its own
+        final = {name: value.clone() for name, value in final.items()}
     values = {**flow.conditioned.clamp, **flow.values(final)}
     return Solution(
         state={name: values[name] for name in flow.conditioned.base.variables},

@@ -347,3 +347,18 @@ def test_chains_that_run_for_their_steps_do_not_throw() -> None:
 def test_a_solver_is_an_instance(solver: Any) -> None:
     with pytest.raises(TypeError, match="solver must be an instance such as"):
         en.settle(Leak(s=en.Real(2)), solver=solver)
+
+
+def test_a_state_that_nothing_moved_is_a_copy() -> None:
+    start = torch.ones(2, 2)
+    state = en.settle(Leak(s=en.Real(2)), {"s": start}, max_steps=0).state
+    assert torch.equal(state["s"], start)
+    assert state["s"].data_ptr() != start.data_ptr()
+
+
+def test_two_terms_with_a_kink_are_refused_too() -> None:
+    variable = en.Real(2)
+    energy = Leak(s=variable) + en.terms.Sparsity(0.1, s=variable) + en.terms.Sparsity(0.2, s=variable)
+    for solver in (en.Euler(0.1), en.BlockDescent(), en.FIRE(), en.LBFGS()):
+        with pytest.raises(en.SettlingError, match=r"Sparsity.*kink"):
+            en.settle(energy, {"s": torch.ones(2, 2)}, solver=solver)

@@ -61,7 +61,14 @@ def normal(shape: tuple[int, ...], like: Tensor, randomness: Randomness) -> Tens
 
 
 def uniform(shape: tuple[int, ...], like: Tensor, randomness: Randomness) -> Tensor:
-    """Uniform numbers in [0, 1), of the dtype and device of another tensor."""
+    """Uniform numbers in the open interval (0, 1), of the dtype and device of another tensor.
+
+    Generators draw multiples of a spacing, zero among them, whose logarithm would outdo any difference of
+    energies: numbers are moved to the middle of their cells.
+    """
     if isinstance(randomness, Tape):
-        return randomness.take("uniform", shape, like)
-    return Draw("uniform", like.dtype, like.device)(shape, randomness)
+        numbers = randomness.take("uniform", shape, like)
+    else:
+        numbers = Draw("uniform", like.dtype, like.device)(shape, randomness)
+    spacing = torch.finfo(numbers.dtype).eps
+    return numbers * (1 - spacing) + spacing / 4

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from energynet.clamp import Clamp
+from energynet.derivation import Derivation
 from energynet.energy import Energy
 from energynet.errors import SettlingError
 from energynet.flow import EnergyFlow, Flow, GradientFlow, MirrorFlow
@@ -57,11 +58,14 @@ class Solver(ABC):
         """
         kind = MirrorFlow if has_link(energy, clamp) else GradientFlow
         flow = kind(energy, clamp, state, generator=generator, differentiable=differentiable)
-        for name, (_, term) in flow.proximal.items():
+        for _, term in flow.conditioned.base.parts():
+            names = [name for name in term.variables if name in flow.names]
+            if not names or term.derivation(flow.links) is not Derivation.PROXIMAL:
+                continue
             raise SettlingError(
                 f"{type(self).__name__} needs a smooth energy, but {term} has a kink, at which its steps "
-                f"would go to and fro; use Proximal(), or declare {name!r} with a link that fits it, such "
-                "as SoftThreshold(strength) for Sparsity"
+                f"would go to and fro; use Proximal(), or declare {names[0]!r} with a link that fits it, "
+                "such as SoftThreshold(strength) for Sparsity"
             )
         return flow
 

@@ -115,7 +115,8 @@ class BlockDescent(Solver):
                     if push is None:
                         rate = rates[position].value
                         push = new - old if isinstance(rate, float) and rate == 1 else (new - old) * rate
-                    largest.append(rows(push.abs()).amax(1))
+                    most, tau = rows(push.abs()).amax(1), flow.variables[name].tau
+                    largest.append(most if tau == 1 else most / tau)
                 state[name] = new
         if len(largest) == 1:
             return state, largest[0]

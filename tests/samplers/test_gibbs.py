@@ -12,7 +12,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 import energynet as en
-from energynet.samplers.noise import Tape
+from energynet.samplers.noise import Tape, uniform
 from helpers.discrete import F64, every_state, noise, numbers, other
 from helpers.functional import Functional
 from helpers.host import no_question
@@ -243,3 +243,13 @@ def test_bad_arguments_are_refused() -> None:
     for temperature in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="temperature must be a number from 0 up"):
             en.Gibbs(temperature)
+
+
+def test_a_uniform_number_is_never_an_end() -> None:
+    """Generators draw zero; then the logit would be infinite and outdo any difference of energies."""
+    like = torch.zeros((), dtype=torch.float32)
+    ends = torch.tensor([0.0, 1 - 2.0**-24])
+    numbers = uniform((2,), like, Tape(given=[ends]))
+    assert float(numbers[0]) > 0
+    assert float(numbers[1]) < 1
+    assert float(numbers.logit().sum()) == pytest.approx(0, abs=2)

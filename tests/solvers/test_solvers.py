@@ -215,3 +215,17 @@ def test_a_solver_of_ones_own_needs_only_a_step() -> None:
     assert len(set(solution.steps.tolist())) > 1
     assert all(int(n) % 5 == 0 for n in solution.steps)
     assert join(solution) == pytest.approx(np.linalg.solve(hessian.numpy(), field.numpy().T).T, abs=1e-8)
+
+
+@pytest.mark.parametrize("tau", [0.001, 1000.0])
+def test_the_residual_of_sweeps_is_the_velocity(tau: float) -> None:
+    hessian = chain(0)
+    energy = Layers(hessian, a=en.Real(2, tau=tau), b=en.Real(3, tau=tau), c=en.Real(2, tau=tau))
+    solver, atol = en.BlockDescent(), 1e-5 / tau
+    clamp = {"f": torch.ones(1, 7, dtype=F64)}
+    solution = en.settle(energy, clamp=clamp, solver=solver, until=en.Stationary(atol=atol), throw=True)
+    assert float(solution.residual) <= 10 * atol
+    earlier = en.settle(
+        energy, clamp=clamp, solver=solver, max_steps=int(solution.steps) - 5, until=en.Never()
+    )
+    assert float(earlier.residual) > atol / 10

@@ -39,6 +39,7 @@ DISCRETE: dict[str, Callable[[], en.Solver]] = {
     "Gibbs block": lambda: en.Gibbs(scan="block"),
     "Glauber": lambda: en.Glauber(temperature=1.0),
     "Glauber, cold": en.Glauber,
+    "Synchronous": en.Synchronous,
     "Annealed Gibbs": lambda: en.Annealed(en.Gibbs(), [2.0, 1.0, 0.5]),
     "ParallelTempering Gibbs": lambda: en.ParallelTempering(en.Gibbs(), [1.0, 2.0, 4.0]),
 }

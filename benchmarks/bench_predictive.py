@@ -73,23 +73,23 @@ def bench_state_inference(versus: Versus) -> None:
     )
 
 
-def bench_error_coordinates(versus: Versus) -> None:
+@pytest.mark.parametrize("evaluations", [3, 4])
+def bench_error_coordinates(versus: Versus, evaluations: int) -> None:
     """Inference in the errors by L-BFGS, with three and four evaluations of the energy, then the weights."""
     model, x, target = network()
     settled = en.MaximumAPosteriori(model, coordinates="errors", max_steps=50)
     exact = gradient_of(settled, x, target)
-    for evaluations in (3, 4):
-        rule = en.MaximumAPosteriori(
-            model, coordinates="errors", solver=en.LBFGS(3), max_steps=evaluations - 1, until=en.Never()
-        )
-        found = gradient_of(rule, x, target)
-        versus(
-            f"predictive coding, {evaluations} evaluations of errors, 784-300-300-10, against backprop",
-            backprop(model, x, target),
-            step_of(lambda rule=rule: rule(x=x, y=target), rule.parameters()),
-            goal="at most 2.0 within 1e-3 of the settled gradient",
-            note=f"gradient within {float((found - exact).norm() / exact.norm()):.1e}",
-        )
+    rule = en.MaximumAPosteriori(
+        model, coordinates="errors", solver=en.LBFGS(3), max_steps=evaluations - 1, until=en.Never()
+    )
+    found = gradient_of(rule, x, target)
+    versus(
+        f"predictive coding, {evaluations} evaluations of errors, 784-300-300-10, against backprop",
+        backprop(model, x, target),
+        step_of(lambda: rule(x=x, y=target), rule.parameters()),
+        goal="at most 2.0 within 1e-3 of the settled gradient",
+        note=f"gradient within {float((found - exact).norm() / exact.norm()):.1e}",
+    )
 
 
 def gradient_of(rule: en.LearningRule, x: Tensor, target: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from energynet.flow import EnergyFlow, Flow
 from energynet.solvers.base import Solver, column, energy_flow
 from energynet.solvers.chart import Chart
 from energynet.solvers.here import Here
+from energynet.solvers.rate import choose
 from energynet.state import State
 
 if TYPE_CHECKING:
@@ -139,11 +140,6 @@ class Guarded(Solver):
     def statistics(self, carry: Any) -> dict[str, Tensor]:
         """``refused``: how many steps were taken back because they did not lower the energy."""
         return {"refused": carry["refused"]}
-
-
-def choose(condition: Bool[Tensor, batch], first: State, second: State) -> State:
-    """For each sample, the tensors of one dict or those of the same names in another."""
-    return {n: torch.where(column(condition, value), value, second[n]) for n, value in first.items()}
 
 
 def _smooth(solver: Solver, flow: Flow) -> EnergyFlow:

@@ -9,8 +9,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energynet.solvers.guarded import Guarded, choose
+from energynet.solvers.guarded import Guarded
 from energynet.solvers.here import Here
+from energynet.solvers.rate import choose
 from energynet.state import State
 
 

@@ -16,6 +16,7 @@ from energynet.link import Link, Sigmoid, Softmax, SoftThreshold, Tanh
 from energynet.rules import (
     ZIL,
     Backprop,
+    ContrastiveDivergence,
     ContrastiveHebbian,
     EquilibriumPropagation,
     FixedPrediction,
@@ -23,6 +24,7 @@ from energynet.rules import (
     IncrementalPC,
     LearningRule,
     MaximumAPosteriori,
+    MaximumLikelihood,
     Phase,
     Unrolled,
 )
@@ -74,6 +76,7 @@ __all__ = [
     "Backprop",
     "Bit",
     "BlockDescent",
+    "ContrastiveDivergence",
     "ContrastiveHebbian",
     "Cost",
     "CrossEntropy",
@@ -97,6 +100,7 @@ __all__ = [
     "LiftedFlow",
     "Link",
     "MaximumAPosteriori",
+    "MaximumLikelihood",
     "MirrorFlow",
     "Momentum",
     "Never",

@@ -1,5 +1,6 @@
 """Models: energies of the literature, assembled from terms."""
 
+from energynet.models.boltzmann import BoltzmannMachine
 from energynet.models.dense import DenseAssociativeMemory
 from energynet.models.hetero import BidirectionalMemory, SequenceMemory
 from energynet.models.hierarchical import HierarchicalMemory
@@ -7,9 +8,12 @@ from energynet.models.hopfield import GradedHopfield, Hopfield
 from energynet.models.layered import LayeredHopfield
 from energynet.models.modern import ModernHopfield
 from energynet.models.predictive import PredictiveCoding
+from energynet.models.rbm import ConditionalRBM, RestrictedBoltzmannMachine
 
 __all__ = [
     "BidirectionalMemory",
+    "BoltzmannMachine",
+    "ConditionalRBM",
     "DenseAssociativeMemory",
     "GradedHopfield",
     "HierarchicalMemory",
@@ -17,5 +21,6 @@ __all__ = [
     "LayeredHopfield",
     "ModernHopfield",
     "PredictiveCoding",
+    "RestrictedBoltzmannMachine",
     "SequenceMemory",
 ]

@@ -88,15 +88,18 @@ class Machine(Composite):
 
     def data(self, v: Tensor, given: State) -> State:
         """Data and what is given, checked."""
+        self._require(given)
         data = {self.visible: v, **given}
-        missing = [name for name in self.given if name not in data]
+        self.check(data, partial=True)
+        return data
+
+    def _require(self, given: State) -> None:
+        missing = [name for name in self.given if name not in given]
         if missing:
             raise StateError(
                 f"{type(self).__name__}: no value for {', '.join(map(repr, missing))}, which its law is "
                 f"conditional on; pass {', '.join(f'{name}=' for name in missing)}"
             )
-        self.check(data, partial=True)
-        return data
 
     def summed(self) -> Energy:
         """An energy of the same partition function, of as few units as can be had in closed form."""
@@ -127,6 +130,7 @@ class Machine(Composite):
         if method not in (None, "exact", "ais"):
             raise ValueError(f'log_partition: method must be "exact", "ais" or None, got {method!r}')
         given = dict(given or {})
+        self._require(given)
         summed = self.summed()
         free = {name: v for name, v in summed.variables.items() if name not in given}
         if method == "exact" or (method is None and _enumerable(free)):

@@ -103,7 +103,11 @@ class ContrastiveDivergence(LearningRule):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(energy)
-        for name, number in (("k", k), ("clamped_steps", clamped_steps), ("chains", chains or 1)):
+        for name, number in (
+            ("k", k),
+            ("clamped_steps", clamped_steps),
+            ("chains", 1 if chains is None else chains),
+        ):
             if not isinstance(number, int) or number < 1:
                 raise ValueError(
                     f"ContrastiveDivergence: {name} must be a whole number above 0, got {number!r}"

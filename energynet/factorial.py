@@ -68,10 +68,10 @@ def factorial(energy: Energy, free: Sequence[str], given: State) -> Factorial | 
     kept = energy.__dict__.setdefault("_factorial", {})
     start = {name: like.new_empty(len(like), *energy.variables[name].shape) for name in free}
     program = program_of(energy, signature({**held, **start}))
-    made = kept.get(key)
-    if made is None or made[0] is not program:
-        made = kept[key] = (program, _found(energy, start, held))
-    return None if made[1] is None else made[1].given(held)
+    if key not in kept or kept[key][0] is not program:
+        kept[key] = (program, _found(energy, start, held))
+    law: Factorial | None = kept[key][1]
+    return None if law is None else law.given(held)
 
 
 def _found(energy: Energy, start: State, held: State) -> Factorial | None:

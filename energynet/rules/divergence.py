@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
@@ -156,7 +156,7 @@ class ContrastiveDivergence(LearningRule):
         clamped, free = (_free_energy(phase.solution).mean() for phase in phases)
         return clamped - free
 
-    def learn(self, data: State) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
+    def learn(self, data: Mapping[str, Tensor]) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
         phases = self.phases(**data)
         gradient = contrast(phases)
         if self.centring is not None:

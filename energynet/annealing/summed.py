@@ -86,7 +86,9 @@ class SummedOut:
         ]
         return Evaluated((self.base.energy(point), self.target.energy(point)), (gaps[0], gaps[1]))
 
-    def move(self, rest: State, gap: Tensor, place: tuple[tuple[float, ...], float]) -> tuple[State, Tensor]:
+    def move(
+        self, rest: State, gap: Tensor, place: tuple[tuple[float, ...], float]
+    ) -> tuple[State, dict[str, Tensor]]:
         """Draw the summed units, then the others given these; returns what the sampler tells, too."""
         mixture, temperature = place
         high = uniform(tuple(gap.shape), gap, self.generator).logit() < gap

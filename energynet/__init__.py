@@ -17,6 +17,7 @@ from energynet.meanfield import MeanField
 from energynet.rules import (
     ZIL,
     Backprop,
+    ContrastiveDivergence,
     ContrastiveHebbian,
     EquilibriumPropagation,
     FixedPrediction,
@@ -24,6 +25,7 @@ from energynet.rules import (
     IncrementalPC,
     LearningRule,
     MaximumAPosteriori,
+    MaximumLikelihood,
     Phase,
     Unrolled,
 )
@@ -75,6 +77,7 @@ __all__ = [
     "Backprop",
     "Bit",
     "BlockDescent",
+    "ContrastiveDivergence",
     "ContrastiveHebbian",
     "Cost",
     "CrossEntropy",
@@ -99,6 +102,7 @@ __all__ = [
     "Link",
     "MaximumAPosteriori",
     "MeanField",
+    "MaximumLikelihood",
     "MirrorFlow",
     "Momentum",
     "Never",

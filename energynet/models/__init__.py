@@ -1,6 +1,7 @@
 """Models: energies of the literature, assembled from terms."""
 
 from energynet.models.deep_boltzmann import DeepBoltzmannMachine
+from energynet.models.boltzmann import BoltzmannMachine
 from energynet.models.dense import DenseAssociativeMemory
 from energynet.models.hetero import BidirectionalMemory, SequenceMemory
 from energynet.models.hierarchical import HierarchicalMemory
@@ -8,10 +9,13 @@ from energynet.models.hopfield import GradedHopfield, Hopfield
 from energynet.models.layered import LayeredHopfield
 from energynet.models.modern import ModernHopfield
 from energynet.models.predictive import PredictiveCoding
+from energynet.models.rbm import ConditionalRBM, RestrictedBoltzmannMachine
 
 __all__ = [
     "BidirectionalMemory",
     "DeepBoltzmannMachine",
+    "BoltzmannMachine",
+    "ConditionalRBM",
     "DenseAssociativeMemory",
     "GradedHopfield",
     "HierarchicalMemory",
@@ -19,5 +23,6 @@ __all__ = [
     "LayeredHopfield",
     "ModernHopfield",
     "PredictiveCoding",
+    "RestrictedBoltzmannMachine",
     "SequenceMemory",
 ]

@@ -13,6 +13,7 @@ from energynet.errors import EagerFallback, SettlingError, StateError, TraceErro
 from energynet.flow import Flow, GradientFlow, MirrorFlow
 from energynet.lifted import LiftedFlow
 from energynet.link import Link, Sigmoid, Softmax, SoftThreshold, Tanh
+from energynet.meanfield import MeanField
 from energynet.rules import (
     ZIL,
     Backprop,
@@ -100,6 +101,7 @@ __all__ = [
     "LiftedFlow",
     "Link",
     "MaximumAPosteriori",
+    "MeanField",
     "MaximumLikelihood",
     "MirrorFlow",
     "Momentum",

@@ -17,6 +17,8 @@ LAYERS = [
     {"errors", "link", "optional", "state", "variable"},
     {"trace", "programs", "derivation"},
     {"energy", "overlaps"},
+    {"terms", "cost", "meanfield"},
+    {"clamp", "couplings", "quadratic", "dynamics", "forces", "flow", "lifted", "discrete", "stopping"},
     {"terms", "cost"},
     {
         "clamp",

@@ -1,5 +1,6 @@
 """Models: energies of the literature, assembled from terms."""
 
+from energynet.models.deep_boltzmann import DeepBoltzmannMachine
 from energynet.models.boltzmann import BoltzmannMachine
 from energynet.models.dense import DenseAssociativeMemory
 from energynet.models.hetero import BidirectionalMemory, SequenceMemory
@@ -12,6 +13,7 @@ from energynet.models.rbm import ConditionalRBM, RestrictedBoltzmannMachine
 
 __all__ = [
     "BidirectionalMemory",
+    "DeepBoltzmannMachine",
     "BoltzmannMachine",
     "ConditionalRBM",
     "DenseAssociativeMemory",

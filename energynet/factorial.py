@@ -116,6 +116,10 @@ def entropy(variables: Mapping[str, Variable], means: State, like: Tensor) -> Te
         variable = variables[name]
         if isinstance(variable, Discrete):
             high = (mean - variable.low) / (variable.high - variable.low)
-            each = torch.special.entr(high) + torch.special.entr(1 - high)
-            total = total + each.flatten(1).sum(1)
+            total = total - (_plogp(high) + _plogp(1 - high)).flatten(1).sum(1)
     return total
+
+
+def _plogp(p: Tensor) -> Tensor:
+    """Compute p log p, 0 at 0; as `torch.special.entr` does in several times the time."""
+    return p.clamp(min=torch.finfo(p.dtype).tiny).log_().mul_(p)

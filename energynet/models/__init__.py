@@ -1,7 +1,7 @@
 """Models: energies of the literature, assembled from terms."""
 
-from energynet.models.deep_boltzmann import DeepBoltzmannMachine
 from energynet.models.boltzmann import BoltzmannMachine
+from energynet.models.deep_boltzmann import DeepBoltzmannMachine
 from energynet.models.dense import DenseAssociativeMemory
 from energynet.models.hetero import BidirectionalMemory, SequenceMemory
 from energynet.models.hierarchical import HierarchicalMemory
@@ -13,9 +13,9 @@ from energynet.models.rbm import ConditionalRBM, RestrictedBoltzmannMachine
 
 __all__ = [
     "BidirectionalMemory",
-    "DeepBoltzmannMachine",
     "BoltzmannMachine",
     "ConditionalRBM",
+    "DeepBoltzmannMachine",
     "DenseAssociativeMemory",
     "GradedHopfield",
     "HierarchicalMemory",

@@ -6,14 +6,15 @@ from typing import Any as _Any
 from energynet import exact, models, samplers, terms
 from energynet.annealing import AnnealedImportanceSampling, PartitionEstimate, Tractable
 from energynet.clamp import Partial
+from energynet.conditional import ConditionalFlow
 from energynet.cost import Cost, CrossEntropy, SquaredError
-from energynet.discrete import DiscreteFlow
 from energynet.energy import Energy, ProximalTerm, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
 from energynet.flow import Flow, GradientFlow, MirrorFlow
 from energynet.lifted import LiftedFlow
 from energynet.link import Link, Sigmoid, Softmax, SoftThreshold, Tanh
 from energynet.meanfield import MeanField
+from energynet.one_hot import OneHot
 from energynet.rules import (
     ZIL,
     Backprop,
@@ -78,10 +79,10 @@ __all__ = [
     "Bit",
     "BlockDescent",
     "ContrastiveDivergence",
+    "ConditionalFlow",
     "ContrastiveHebbian",
     "Cost",
     "CrossEntropy",
-    "DiscreteFlow",
     "EagerFallback",
     "Energy",
     "EquilibriumPropagation",
@@ -108,6 +109,7 @@ __all__ = [
     "Never",
     "NewtonKrylov",
     "NonNegative",
+    "OneHot",
     "ParallelTempering",
     "Partial",
     "PartitionEstimate",

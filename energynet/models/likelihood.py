@@ -23,7 +23,7 @@ from energynet.variable import Discrete, Variable, rows
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-_UNITS = 20  # as many as `exact` enumerates
+ENUMERATED = 20  # as many as `exact` enumerates
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +105,10 @@ class Machine(Composite):
         """An energy of the same partition function, of as few units as can be had in closed form."""
         return self
 
+    def independent(self) -> tuple[str, ...]:
+        """Variables whose units are independent given all others: annealing sums them out."""
+        return ()
+
     def log_partition(
         self,
         method: str | None = None,
@@ -136,7 +140,9 @@ class Machine(Composite):
         if method == "exact" or (method is None and _enumerable(free)):
             value = exact.log_partition(summed, clamp=given)
             return LogPartition(value, torch.zeros_like(value))
-        annealing = AnnealedImportanceSampling(self, base=base, steps=steps, chains=chains)
+        annealing = AnnealedImportanceSampling(
+            self, base=base, steps=steps, chains=chains, summed=self.independent()
+        )
         found = annealing.estimate(given, generator=generator)
         return LogPartition(found.log_partition, found.standard_error)
 
@@ -253,4 +259,4 @@ class Machine(Composite):
 
 def _enumerable(variables: Mapping[str, Variable]) -> bool:
     discrete = all(isinstance(variable, Discrete) for variable in variables.values())
-    return discrete and sum(prod(variable.shape) for variable in variables.values()) <= _UNITS
+    return discrete and sum(prod(variable.shape) for variable in variables.values()) <= ENUMERATED

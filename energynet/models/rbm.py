@@ -71,6 +71,9 @@ class _TwoLayers(Machine):
         sizes = {name: prod(self.variables[name].shape) for name in ("v", "h")}
         return _OneLayer(self, "v" if sizes["v"] < sizes["h"] else "h")
 
+    def independent(self) -> tuple[str, ...]:
+        return ("h",)
+
     def flipped(self, data: State, index: Int[Tensor, units]) -> Float[Tensor, "batch units"]:
         v, visible, hidden = rows(data["v"]), self.variables["v"], self.variables["h"]
         width = hidden.high - hidden.low

@@ -13,12 +13,13 @@ from energynet.energy import Energy
 from energynet.errors import StateError
 from energynet.factorial import Factorial, check_means, drawn, entropy, factorial
 from energynet.flow import EnergyFlow
+from energynet.meanfield import MeanField
 from energynet.rules.base import LearningRule, Phase, require
 from energynet.rules.centring import Centring
 from energynet.rules.contrast import by_parameter, contrast
 from energynet.rules.kept import Kept
 from energynet.samplers import Gibbs
-from energynet.settle import flow_of, relax
+from energynet.settle import flow_of, relax, settle
 from energynet.solution import Solution, check_finite
 from energynet.solvers import Solver
 from energynet.state import State
@@ -61,7 +62,9 @@ class ContrastiveDivergence(LearningRule):
         Of the free phase; by default `Gibbs` by blocks. `ParallelTempering` keeps all its replicas, so that
         persistent chains cross from mode to mode (Desjardins et al. 2010, AISTATS).
     clamped
-        Solver of hidden variables that depend on each other given the data; by default `Gibbs` by blocks.
+        What becomes of hidden variables that depend on each other given the data: a solver, by default
+        `Gibbs` by blocks, or the `MeanField` of the energy, which is settled by the default solver (deep
+        machines: Salakhutdinov and Hinton 2009, AISTATS, sec. 3.1).
     clamped_steps
         Its steps, or the most of them; 10 by default.
     chains
@@ -98,7 +101,7 @@ class ContrastiveDivergence(LearningRule):
         given: Sequence[str] = (),
         *,
         sampler: Solver | None = None,
-        clamped: Solver | None = None,
+        clamped: Solver | MeanField | None = None,
         clamped_steps: int = 10,
         chains: int | None = None,
         centring: float = 0.0,
@@ -121,6 +124,11 @@ class ContrastiveDivergence(LearningRule):
                     f"ContrastiveDivergence: given {name!r} is no variable of the energy; "
                     f"it has {', '.join(map(repr, energy.variables))}"
                 )
+        if isinstance(clamped, MeanField) and clamped.base is not energy:
+            raise ValueError(
+                f"ContrastiveDivergence: clamped is the mean field of {clamped.base}, not of what learns, "
+                f"{energy}; pass MeanField(energy) of the same energy"
+            )
         if persistent and self.given:
             raise ValueError(
                 "ContrastiveDivergence: persistent chains are of one law, but what is given makes another "
@@ -130,12 +138,17 @@ class ContrastiveDivergence(LearningRule):
         self.k = k
         self.persistent = persistent
         self.sampler = sampler
-        self.clamped = clamped
+        self._clamped_by = (clamped,)  # in a tuple, for a mean field's parameters are those of the energy
         self.clamped_steps = clamped_steps
         self.count = chains
         self.generator = generator
         self.chains = Kept()
         self.centring: nn.Module | None = Centring(energy, centring) if centring else None
+
+    @property
+    def clamped(self) -> Solver | MeanField | None:
+        """What becomes of hidden variables that depend on each other given the data."""
+        return self._clamped_by[0]
 
     def phases(self, **data: Tensor) -> Sequence[Phase]:
         require(self, data, self.given, tuple(self.energy.variables))
@@ -161,6 +174,11 @@ class ContrastiveDivergence(LearningRule):
     def learn(self, data: Mapping[str, Tensor]) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
         phases = self.phases(**data)
         gradient = contrast(phases)
+        by = self.clamped
+        if isinstance(by, MeanField):
+            names = {parameter: name for name, parameter in self.energy.named_parameters()}
+            for parameter, slope in by.reaction_gradient(phases[0].solution.state).items():
+                gradient[names[parameter]] = gradient[names[parameter]] + slope
         if self.centring is not None:
             self.centring(gradient, phases[0].solution.state)
         return self.value(phases), by_parameter(self.energy, gradient)
@@ -169,8 +187,13 @@ class ContrastiveDivergence(LearningRule):
         """The clamped phase: hidden variables at their means, or settled."""
         if law is not None:
             return _at_means(law, data)
-        solver = Gibbs(scan="block") if self.clamped is None else self.clamped
+        by = self.clamped
+        if hidden and isinstance(by, MeanField):
+            solution = settle(by, clamp=data, max_steps=self.clamped_steps)
+            check_finite(solution)
+            return solution
         if hidden:
+            solver = by if isinstance(by, Solver) else Gibbs(scan="block")
             flow = flow_of(self.energy, data, solver=solver, generator=self.generator)
             solution = relax(flow, solver=solver, max_steps=self.clamped_steps, generator=self.generator)
             check_finite(solution)

@@ -68,10 +68,10 @@ def factorial(energy: Energy, free: Sequence[str], given: State) -> Factorial | 
     kept = energy.__dict__.setdefault("_factorial", {})
     start = {name: like.new_empty(len(like), *energy.variables[name].shape) for name in free}
     program = program_of(energy, signature({**held, **start}))
-    made = kept.get(key)
-    if made is None or made[0] is not program:
-        made = kept[key] = (program, _found(energy, start, held))
-    return None if made[1] is None else made[1].given(held)
+    if key not in kept or kept[key][0] is not program:
+        kept[key] = (program, _found(energy, start, held))
+    law: Factorial | None = kept[key][1]
+    return None if law is None else law.given(held)
 
 
 def _found(energy: Energy, start: State, held: State) -> Factorial | None:
@@ -116,6 +116,10 @@ def entropy(variables: Mapping[str, Variable], means: State, like: Tensor) -> Te
         variable = variables[name]
         if isinstance(variable, Discrete):
             high = (mean - variable.low) / (variable.high - variable.low)
-            each = torch.special.entr(high) + torch.special.entr(1 - high)
-            total = total + each.flatten(1).sum(1)
+            total = total - (_plogp(high) + _plogp(1 - high)).flatten(1).sum(1)
     return total
+
+
+def _plogp(p: Tensor) -> Tensor:
+    """Compute p log p, 0 at 0; as `torch.special.entr` does in several times the time."""
+    return p.clamp(min=torch.finfo(p.dtype).tiny).log_().mul_(p)

@@ -14,7 +14,7 @@ from energynet.errors import TraceError
 from energynet.forces import TracedForces
 from energynet.programs import note_fallback, program_of, signature
 from energynet.state import State
-from energynet.trace import Environment, Spec, difference, parameters_of, swapped
+from energynet.trace import Environment, Kernel, Spec, difference, parameters_of, swapped
 
 if TYPE_CHECKING:
     from energynet.rules.base import Phase
@@ -108,15 +108,12 @@ def _paired(energy: Energy, phases: Sequence[Phase], names: list[str]) -> Gradie
     moving = tuple(name for name in plus if plus[name] is not minus[name])
     key = ("difference", moving, *names)
     if key not in program.facts:
-        program.facts[key] = difference(traced, moving)
-    values = {**parameters_of(energy), _WEIGHT: weight}
-    for name in plus:
-        if name in moving:
-            values[name + "+"], values[name + "-"] = plus[name], minus[name]
-        else:
-            values[name] = plus[name]
-    environment = Environment(values, len(weight))
-    return {name: environment.get(program.facts[key][name]) for name in names}
+        sides = [name + side for name in moving for side in "+-"]
+        program.facts[key] = Kernel(difference(traced, moving), names, sides)
+    still = {name: value for name, value in plus.items() if name not in moving}
+    environment = Environment({**parameters_of(energy), **still, _WEIGHT: weight}, batch)
+    found = program.facts[key].bind(environment)(*(s[n] for n in moving for s in (plus, minus)))
+    return dict(zip(names, found, strict=True))
 
 
 def _gradient(energy: Energy, names: Sequence[str], *, value: bool) -> Callable[[State], State]:

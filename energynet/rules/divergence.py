@@ -91,6 +91,8 @@ class ContrastiveDivergence(LearningRule):
     >>> rule(v=images).backward()
     """
 
+    owns_gradient = True
+
     def __init__(
         self,
         energy: Energy,

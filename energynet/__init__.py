@@ -13,10 +13,12 @@ from energynet.errors import EagerFallback, SettlingError, StateError, TraceErro
 from energynet.flow import Flow, GradientFlow, MirrorFlow
 from energynet.lifted import LiftedFlow
 from energynet.link import Link, Sigmoid, Softmax, SoftThreshold, Tanh
+from energynet.meanfield import MeanField
 from energynet.one_hot import OneHot
 from energynet.rules import (
     ZIL,
     Backprop,
+    ContrastiveDivergence,
     ContrastiveHebbian,
     EquilibriumPropagation,
     FixedPrediction,
@@ -24,6 +26,7 @@ from energynet.rules import (
     IncrementalPC,
     LearningRule,
     MaximumAPosteriori,
+    MaximumLikelihood,
     Phase,
     Unrolled,
 )
@@ -76,6 +79,7 @@ __all__ = [
     "Bit",
     "BlockDescent",
     "ConditionalFlow",
+    "ContrastiveDivergence",
     "ContrastiveHebbian",
     "Cost",
     "CrossEntropy",
@@ -98,6 +102,8 @@ __all__ = [
     "LiftedFlow",
     "Link",
     "MaximumAPosteriori",
+    "MaximumLikelihood",
+    "MeanField",
     "MirrorFlow",
     "Momentum",
     "Never",

@@ -17,7 +17,7 @@ LAYERS = [
     {"errors", "link", "one_hot", "optional", "state", "truncated", "units", "variable"},
     {"trace", "programs", "derivation"},
     {"energy", "overlaps"},
-    {"terms", "cost"},
+    {"terms", "cost", "meanfield"},
     {
         "clamp",
         "couplings",
@@ -26,6 +26,7 @@ LAYERS = [
         "forces",
         "flow",
         "lifted",
+        "factorial",
         "conditional",
         "energies",
         "stopping",

@@ -1,6 +1,8 @@
 """Models: energies of the literature, assembled from terms."""
 
 from energynet.models.dense import DenseAssociativeMemory
+from energynet.models.dynamic import DynamicBoltzmannMachine
+from energynet.models.dynamic_gaussian import GaussianDynamicBoltzmannMachine
 from energynet.models.hetero import BidirectionalMemory, SequenceMemory
 from energynet.models.hierarchical import HierarchicalMemory
 from energynet.models.hopfield import GradedHopfield, Hopfield
@@ -11,6 +13,8 @@ from energynet.models.predictive import PredictiveCoding
 __all__ = [
     "BidirectionalMemory",
     "DenseAssociativeMemory",
+    "DynamicBoltzmannMachine",
+    "GaussianDynamicBoltzmannMachine",
     "GradedHopfield",
     "HierarchicalMemory",
     "Hopfield",

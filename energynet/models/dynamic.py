@@ -17,7 +17,8 @@ from energynet.variable import Bit, Variable, rows
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_ENTRIES = 2**18  # of the features that are worked out at once
+_TICKS = 64  # whose traces are worked out at once
+_ENTRIES = 2**16  # of the features of axons that are dealt out at once
 
 
 class Dynamic(Energy):
@@ -42,7 +43,7 @@ class Dynamic(Energy):
         self.b = drawn(n)
         self.u = drawn(n, n, len(traces.synaptic_decays))
         self.v = drawn(n, n, len(traces.neural_decays))
-        self.register_buffer("squares", torch.zeros(n + 1, n, features))
+        self.register_buffer("squares", torch.zeros(n + 1, n * features))
 
     @property
     def alpha(self) -> Float[Tensor, "n n K"]:
@@ -106,25 +107,27 @@ class Dynamic(Energy):
         values = self._checked(sequence)
         found = [values.new_zeros(0)]
         with torch.no_grad():
-            n = len(self.b)
             weight = self._packed()
             squares = self.squares.clamp(min=torch.finfo(weight.dtype).tiny)  # no 0 / 0
             scratch, gradient = torch.empty_like(weight), torch.empty_like(weight)
-            out, into = weight[:n].view(n, -1), gradient[:n].view(n, -1)
             error = torch.empty_like(self.b)
-            column = error.view(1, n, 1)
+            spread = error.new_empty(len(error), self.traces.features)  # the error of each column
+            column, across = error.unsqueeze(1), spread.view(-1)
+            weight_out, gradient_out = weight[:-1], gradient[:-1]
             for part, window in self._windows(values):
-                kept, flat = torch.empty_like(part), window.neurons.flatten(1)
-                for x, field, axons, neurons in zip(part, kept, window.axons, flat, strict=False):
+                kept = torch.empty_like(part)
+                for x, field, axons, targets in self._ticks(part, kept, window):
                     torch.mul(weight, axons, out=scratch)
-                    torch.sum(scratch, (0, 2), out=field)
-                    field.addmv_(out, neurons)
+                    torch.sum(scratch, 0, out=across)
+                    torch.sum(spread, 1, out=field)
+                    field.addmv_(weight_out, targets)
                     self._score(field, x, rate, error)
-                    torch.mul(axons, column, out=gradient)
-                    into.addr_(error, neurons)
+                    spread.copy_(column)
+                    torch.mul(axons, across, out=gradient)
+                    gradient_out.addr_(error, targets)
                     squares.addcmul_(gradient, gradient)
-                    torch.sqrt(squares, out=scratch)
-                    weight.addcdiv_(gradient, scratch, value=rate)
+                    torch.rsqrt(squares, out=scratch)
+                    weight.addcmul_(gradient, scratch, value=rate)
                 found.append(self._tally(kept, part))
             self._unpack(weight)
             self.squares.copy_(squares)
@@ -201,27 +204,34 @@ class Dynamic(Energy):
     def _windows(self, values: Tensor) -> Iterator[tuple[Tensor, Window]]:
         """A sequence in parts, with their features times `_gain`; the traces run on."""
         gain = self._gain()
-        for part in values.split(max(1, min(128, _ENTRIES // self.squares.numel()))):
+        for part in values.split(_TICKS):
             with torch.no_grad():
                 window = self.traces.window(part)
                 self.traces.keep(window)
                 yield part, window if gain == 1 else window.scaled(gain)
 
+    def _ticks(self, part: Tensor, kept: Tensor, window: Window) -> Iterator[tuple[Tensor, ...]]:
+        """The values, the row to keep, and the features of each tick, as `_packed` parameters read them."""
+        few, readers = max(1, _ENTRIES // self.squares.numel()), self.traces.readers()
+        parts = (part, kept, window.sources[: len(part)], window.targets[: len(part)])
+        for x, keep, sources, targets in zip(*(each.split(few) for each in parts), strict=True):
+            yield from zip(x, keep, self.traces.axons(sources, readers), targets, strict=True)
+
     def _fields(self, window: Window) -> Float[Tensor, "ticks n"]:
         """The field of each neuron by its features, for each set of them."""
-        n = len(self.b)
         weight = self._packed()
-        by_axons = (window.axons * weight).sum((1, 3))
-        return by_axons + window.neurons.flatten(1) @ weight[:n].reshape(n, -1).t()
+        incoming = (self.traces.axons(window.sources, self.traces.readers()) * weight).sum(1)
+        incoming = incoming.view(len(incoming), len(self.b), self.traces.features).sum(2)
+        return incoming + window.targets @ weight[:-1].t()
 
-    def _packed(self) -> Float[Tensor, "sources n traces"]:
-        """All parameters in one: u and v of axon (i, j) in row i, and b first in the last row."""
-        bias = nn.functional.pad(self.b.view(1, -1, 1), (0, self.squares.shape[2] - 1))
-        return torch.cat([torch.cat([self.u, self.v], 2), bias])
+    def _packed(self) -> Float[Tensor, "n+1 traces"]:
+        """All parameters: in row i those of axons (i, j), K of u and L of v for each j; biases in the last."""
+        bias = nn.functional.pad(self.b.unsqueeze(1), (0, self.traces.features - 1))
+        return torch.cat([torch.cat([self.u, self.v], 2).flatten(1), bias.view(1, -1)])
 
-    def _unpack(self, weight: Tensor) -> None:
+    def _unpack(self, packed: Tensor) -> None:
         """Set the parameters from `_packed` ones."""
-        count = self.u.shape[2]
+        count, weight = self.u.shape[2], packed.view(len(packed), len(self.b), self.traces.features)
         self.b.copy_(weight[-1, :, 0])
         self.u.copy_(weight[:-1, :, :count])
         self.v.copy_(weight[:-1, :, count:])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 Delays = int | Sequence[Sequence[int]] | Tensor
 
@@ -25,31 +25,33 @@ class Window(NamedTuple):
 
     Attributes
     ----------
-    axons
-        What the parameters of axon (i, j) weigh in the field of neuron j, ``(ticks, n + 1, n, K + L)``: the
-        synaptic traces alpha[i, j], then -beta[i, j]. The last row, (1, 0, ..., 0), belongs to the bias.
-    neurons
-        What they weigh in the field of neuron i, ``(ticks, n, K + L)``: K zeros, then -gamma[j].
+    sources
+        What the parameters of an axon from i with delay d weigh in the field of its target, in row
+        (D - d) n + i of each tick, ``(ticks, D n + 1, K + L)``: the synaptic traces alpha, then -beta. The
+        last row, (1, 0, ..., 0), belongs to the biases. `Traces.axons` deals them out to the axons.
+    targets
+        What the parameters of axon (i, j) weigh in the field of i, flat, ``(ticks, n (K + L))``: for each j K
+        zeros, then -gamma[j].
     queue, settled
         The state of `Traces` after the stretch.
     """
 
-    axons: Float[Tensor, "ticks sources n traces"]
-    neurons: Float[Tensor, "ticks n traces"]
+    sources: Float[Tensor, "ticks rows traces"]
+    targets: Float[Tensor, "ticks traces"]
     queue: Tensor
     settled: Tensor
 
     def scaled(self, factor: float) -> Window:
         """The same with features times a number."""
-        return self._replace(axons=self.axons * factor, neurons=self.neurons * factor)
+        return self._replace(sources=self.sources * factor, targets=self.targets * factor)
 
 
 @final
 class Traces(nn.Module):
     r"""The queues and the traces of n neurons, whatever they spike.
 
-    A value x_i[s] is in the queue of axon (i, j) for d_ij - 1 ticks, and then enters its synaptic traces. With
-    t the next tick and sums over the whole past,
+    A value x_i[s] is in the queue of axon (i, j) for d_ij - 1 ticks, and then enters its synaptic traces.
+    With t the next tick and sums over the whole past,
 
     .. math:: \alpha_{ijk} = \sum_{s \le t - d_{ij}} \lambda_k^{t - s - d_{ij} + 1} x_i^{[s]}, \quad
               \beta_{ijl} = \sum_{s = t - d_{ij} + 1}^{t - 1} w_{ijl}(t - s)\, x_i^{[s]}, \quad
@@ -110,17 +112,17 @@ class Traces(nn.Module):
     @property
     def alpha(self) -> Float[Tensor, "n n K"]:
         """The synaptic eligibility traces of each axon (i, j)."""
-        return self.window().axons[0, :-1, :, : len(self.synaptic_decays)]
+        return self._now()[0][..., : len(self.synaptic_decays)]
 
     @property
     def beta(self) -> Float[Tensor, "n n L"]:
         """The weighted sums over what is in the queue of each axon (i, j)."""
-        return -self.window().axons[0, :-1, :, len(self.synaptic_decays) :]
+        return -self._now()[0][..., len(self.synaptic_decays) :]
 
     @property
     def gamma(self) -> Float[Tensor, "n L"]:
         """The neural eligibility traces of each neuron."""
-        return -self.window().neurons[0, :, len(self.synaptic_decays) :]
+        return -self._now()[1][:, len(self.synaptic_decays) :]
 
     def window(self, sequence: Float[Tensor, "ticks n"] | None = None) -> Window:
         """The features before each tick of a sequence that goes on from here, and those after the last one.
@@ -142,17 +144,27 @@ class Traces(nn.Module):
         count, n = len(past) - self.longest + 1, past.shape[1]
         synaptic, width = len(self.synaptic_decays), self.features
         traces = self._scan(past)
-        # a row for each source at each delay, the longest first, and one for the bias
-        rows = past.new_zeros(count, self.longest * n + 1, width)
-        at = rows[:, :-1].view(count, self.longest, n, width)
-        at[..., :synaptic] = traces[1:, :, :synaptic].unfold(0, self.longest, 1).permute(0, 3, 1, 2)
+        sources = past.new_zeros(count, self.longest * n + 1, width)
+        by_delay = sources[:, :-1].view(count, self.longest, n, width)
+        by_delay[..., :synaptic] = traces[1:, :, :synaptic].unfold(0, self.longest, 1).permute(0, 3, 1, 2)
         queued = past.unfold(0, self.longest, 1) @ self._weights(past)
-        at[..., synaptic:] = queued.view(count, n, self.longest, width - synaptic).transpose(1, 2)
-        rows[:, -1, 0] = 1
-        neurons = -traces[self.longest :]
-        neurons[..., :synaptic] = 0
-        axons = rows.index_select(1, self._rows()).view(count, n + 1, n, width)
-        return Window(axons, neurons, past[count - 1 :].flip(0), traces[count - 1])
+        by_delay[..., synaptic:] = queued.view(count, n, self.longest, width - synaptic).transpose(1, 2)
+        sources[:, -1, 0] = 1
+        targets = -traces[self.longest :]
+        targets[..., :synaptic] = 0
+        return Window(sources, targets.flatten(1), past[count - 1 :].flip(0), traces[count - 1])
+
+    def readers(self) -> Int[Tensor, " axons"]:
+        """The row of `Window.sources` that each axon reads, and each bias after them."""
+        n = len(self.delays)
+        source = torch.arange(n, device=self.delays.device).unsqueeze(1)
+        axons = (self.longest - self.delays) * n + source
+        return torch.cat([axons.flatten(), axons.new_full((n,), self.longest * n)])
+
+    def axons(self, sources: Tensor, readers: Tensor) -> Float[Tensor, "ticks n+1 traces"]:
+        """The features of all axons, a row for each source with K + L for each target; a row of biases."""
+        n = len(self.delays)
+        return sources.index_select(1, readers).view(len(sources), n + 1, n * self.features)
 
     def keep(self, window: Window) -> None:
         """Go to the state that a stretch leaves."""
@@ -164,21 +176,20 @@ class Traces(nn.Module):
         self.queue.zero_()
         self.settled.zero_()
 
-    def _rows(self) -> Tensor:
-        """Which row of the table is read by each axon, and by each bias."""
-        n = len(self.delays)
-        source = torch.arange(n, device=self.delays.device).unsqueeze(1)
-        axons = (self.longest - self.delays) * n + source
-        return torch.cat([axons.flatten(), axons.new_full((n,), self.longest * n)])
+    def _now(self) -> tuple[Tensor, Tensor]:
+        window, (n, width) = self.window(), self.settled.shape
+        axons = self.axons(window.sources, self.readers()).view(n + 1, n, width)
+        return axons[:-1], window.targets.view(n, width)
 
     def _scan(self, past: Tensor) -> Tensor:
         """The traces before and after each value, y <- decay (y + x), as ``(len(past) + 1, n, K + L)``."""
-        steps = torch.arange(len(past) + 1, device=past.device)
-        decays = past.new_tensor((*self.synaptic_decays, *self.neural_decays)).view(-1, 1, 1)
-        ages = steps.unsqueeze(1) - steps[:-1]
-        weights = torch.where(ages > 0, decays ** ages.clamp(min=1), 0)
-        start = decays.view(-1) ** steps.unsqueeze(1)
-        return (weights @ past).permute(1, 2, 0) + start.unsqueeze(1) * self.settled
+        count = len(past)
+        decays = past.new_tensor((*self.synaptic_decays, *self.neural_decays)).unsqueeze(1)
+        powers = decays ** torch.arange(count, -1, -1, dtype=past.dtype, device=past.device)
+        # row a of the matrix of each decay: decay^a, ..., decay^1, and zeros for what is yet to come
+        matrix = nn.functional.pad(powers[:, :-1], (0, count)).unfold(1, count, 1).flip(1)
+        by_time = torch.addcmul(matrix @ past, powers.flip(1).unsqueeze(2), self.settled.t().unsqueeze(1))
+        return by_time.permute(1, 2, 0)
 
     def _weights(self, past: Tensor) -> Tensor:
         """Minus the weights of the last values, oldest first, in beta by delay, longest first, and decay."""

@@ -196,9 +196,9 @@ class Dynamic(Energy):
             self.observe(cue)
         with torch.no_grad():
             drawn = self.b.new_empty(steps, len(self.b))
-            for tick in drawn.split(1):
-                tick[0] = self._draw(self.field(), chosen, generator)
-                self.traces.keep(self.traces.window(tick))
+            for tick in drawn:
+                tick.copy_(self._draw(self.field(), chosen, generator))
+                self.traces.keep(self.traces.window(tick.unsqueeze(0)))
         return drawn
 
     def _windows(self, values: Tensor) -> Iterator[tuple[Tensor, Window]]:
@@ -208,7 +208,7 @@ class Dynamic(Energy):
             with torch.no_grad():
                 window = self.traces.window(part)
                 self.traces.keep(window)
-                yield part, window if gain == 1 else window.scaled(gain)
+            yield part, window if gain == 1 else window.scaled(gain)
 
     def _ticks(self, part: Tensor, kept: Tensor, window: Window) -> Iterator[tuple[Tensor, ...]]:
         """The values, the row to keep, and the features of each tick, as `_packed` parameters read them."""
@@ -225,7 +225,7 @@ class Dynamic(Energy):
         return incoming + window.targets @ weight[:-1].t()
 
     def _packed(self) -> Float[Tensor, "n+1 traces"]:
-        """All parameters: in row i those of axons (i, j), K of u and L of v for each j; biases in the last."""
+        """All parameters: in row i those of axons (i, j), K of u and L of v for each j; then the biases."""
         bias = nn.functional.pad(self.b.unsqueeze(1), (0, self.traces.features - 1))
         return torch.cat([torch.cat([self.u, self.v], 2).flatten(1), bias.view(1, -1)])
 

@@ -144,15 +144,13 @@ class Traces(nn.Module):
         count, n = len(past) - self.longest + 1, past.shape[1]
         synaptic, width = len(self.synaptic_decays), self.features
         traces = self._scan(past)
-        sources = past.new_zeros(count, self.longest * n + 1, width)
-        by_delay = sources[:, :-1].view(count, self.longest, n, width)
-        by_delay[..., :synaptic] = traces[1:, :, :synaptic].unfold(0, self.longest, 1).permute(0, 3, 1, 2)
+        arrived = traces[1:, :, :synaptic].unfold(0, self.longest, 1).permute(0, 3, 1, 2)
         queued = past.unfold(0, self.longest, 1) @ self._weights(past)
-        by_delay[..., synaptic:] = queued.view(count, n, self.longest, width - synaptic).transpose(1, 2)
-        sources[:, -1, 0] = 1
-        targets = -traces[self.longest :]
-        targets[..., :synaptic] = 0
-        return Window(sources, targets.flatten(1), past[count - 1 :].flip(0), traces[count - 1])
+        queued = queued.view(count, n, self.longest, width - synaptic).transpose(1, 2)
+        bias = torch.eye(1, width, dtype=past.dtype, device=past.device).expand(count, 1, width)
+        sources = torch.cat([torch.cat([arrived, queued], 3).flatten(1, 2), bias], 1)
+        targets = nn.functional.pad(-traces[self.longest :, :, synaptic:], (synaptic, 0)).flatten(1)
+        return Window(sources, targets, past[count - 1 :].flip(0), traces[count - 1])
 
     def readers(self) -> Int[Tensor, " axons"]:
         """The row of `Window.sources` that each axon reads, and each bias after them."""

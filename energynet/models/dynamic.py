@@ -17,8 +17,8 @@ from energynet.variable import Bit, Variable, rows
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_TICKS = 64  # whose traces are worked out at once
-_ENTRIES = 2**16  # of the features of axons that are dealt out at once
+_TICKS = 64  # the most whose traces are worked out at once
+_ENTRIES = 2**17  # of their features, or of those of axons, which stay in the cache
 
 
 class Dynamic(Energy):
@@ -106,7 +106,7 @@ class Dynamic(Energy):
             raise ValueError(f"learn: rate must be a positive number, got {rate!r}")
         values = self._checked(sequence)
         found = [values.new_zeros(0)]
-        with torch.no_grad():
+        with torch.inference_mode():
             weight = self._packed()
             squares = self.squares.clamp(min=torch.finfo(weight.dtype).tiny)  # no 0 / 0
             scratch, gradient = torch.empty_like(weight), torch.empty_like(weight)
@@ -204,7 +204,8 @@ class Dynamic(Energy):
     def _windows(self, values: Tensor) -> Iterator[tuple[Tensor, Window]]:
         """A sequence in parts, with their features times `_gain`; the traces run on."""
         gain = self._gain()
-        for part in values.split(_TICKS):
+        each = self.traces.settled.numel() * self.traces.longest
+        for part in values.split(max(1, min(_TICKS, _ENTRIES // each))):
             with torch.no_grad():
                 window = self.traces.window(part)
                 self.traces.keep(window)

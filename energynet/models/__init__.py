@@ -3,6 +3,8 @@
 from energynet.models.boltzmann import BoltzmannMachine
 from energynet.models.deep_boltzmann import DeepBoltzmannMachine
 from energynet.models.dense import DenseAssociativeMemory
+from energynet.models.dynamic import DynamicBoltzmannMachine
+from energynet.models.dynamic_gaussian import GaussianDynamicBoltzmannMachine
 from energynet.models.hetero import BidirectionalMemory, SequenceMemory
 from energynet.models.hierarchical import HierarchicalMemory
 from energynet.models.hopfield import GradedHopfield, Hopfield
@@ -17,6 +19,8 @@ __all__ = [
     "ConditionalRBM",
     "DeepBoltzmannMachine",
     "DenseAssociativeMemory",
+    "DynamicBoltzmannMachine",
+    "GaussianDynamicBoltzmannMachine",
     "GradedHopfield",
     "HierarchicalMemory",
     "Hopfield",

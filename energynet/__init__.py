@@ -13,7 +13,7 @@ from energynet.errors import EagerFallback, SettlingError, StateError, TraceErro
 from energynet.flow import Flow, GradientFlow, MirrorFlow
 from energynet.lifted import LiftedFlow
 from energynet.link import HardThreshold, Link, Sigmoid, Softmax, SoftThreshold, Tanh
-from energynet.prior import L0, Cauchy, Laplace, Prior
+from energynet.prior import L0, Cauchy, Laplace, LogCosh, Prior
 from energynet.rules import (
     ZIL,
     Backprop,
@@ -48,6 +48,7 @@ from energynet.solvers import (
     Adaptive,
     Anderson,
     BlockDescent,
+    CoordinateDescent,
     Euler,
     Heun,
     Momentum,
@@ -78,6 +79,7 @@ __all__ = [
     "BlockDescent",
     "Cauchy",
     "ContrastiveHebbian",
+    "CoordinateDescent",
     "Cost",
     "CrossEntropy",
     "DiscreteFlow",
@@ -101,6 +103,7 @@ __all__ = [
     "LearningRule",
     "LiftedFlow",
     "Link",
+    "LogCosh",
     "MaximumAPosteriori",
     "MirrorFlow",
     "Momentum",

@@ -1,5 +1,6 @@
 """Models: energies of the literature, assembled from terms."""
 
+from energynet.models.atoms import Homeostasis
 from energynet.models.dense import DenseAssociativeMemory
 from energynet.models.hetero import BidirectionalMemory, SequenceMemory
 from energynet.models.hierarchical import HierarchicalMemory
@@ -14,6 +15,7 @@ __all__ = [
     "DenseAssociativeMemory",
     "GradedHopfield",
     "HierarchicalMemory",
+    "Homeostasis",
     "Hopfield",
     "LayeredHopfield",
     "ModernHopfield",

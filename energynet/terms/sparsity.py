@@ -29,7 +29,7 @@ class Sparsity(ProximalTerm):
     strength
         Not negative.
     prior
-        ``"laplace"``, ``"l0"``, ``"cauchy"`` or a `Prior`.
+        ``"laplace"``, ``"l0"``, ``"cauchy"``, ``"logcosh"`` or a `Prior`.
     **variable
         The variable, by name.
 
@@ -51,6 +51,7 @@ class Sparsity(ProximalTerm):
             raise TypeError(f"Sparsity: expected a continuous variable, got {declared!r}")
         self.strength = float(strength)
         self.prior = prior_of(self, prior)
+        self.convex = self.prior.convex
         self.link: Link | None = None
         if isinstance(declared.link, Threshold):
             self.link = declared.link

@@ -6,17 +6,20 @@ from typing import Any as _Any
 from energynet import exact, models, samplers, terms
 from energynet.annealing import AnnealedImportanceSampling, PartitionEstimate, Tractable
 from energynet.clamp import Partial
+from energynet.conditional import ConditionalFlow
 from energynet.cost import Cost, CrossEntropy, SquaredError
-from energynet.discrete import DiscreteFlow
 from energynet.energy import Energy, ProximalTerm, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
 from energynet.flow import Flow, GradientFlow, MirrorFlow
 from energynet.lifted import LiftedFlow
 from energynet.link import HardThreshold, Link, Sigmoid, Softmax, SoftThreshold, Tanh
+from energynet.meanfield import MeanField
+from energynet.one_hot import OneHot
 from energynet.prior import L0, Cauchy, Laplace, LogCosh, Prior
 from energynet.rules import (
     ZIL,
     Backprop,
+    ContrastiveDivergence,
     ContrastiveHebbian,
     EquilibriumPropagation,
     FixedPrediction,
@@ -24,6 +27,7 @@ from energynet.rules import (
     IncrementalPC,
     LearningRule,
     MaximumAPosteriori,
+    MaximumLikelihood,
     Phase,
     Unrolled,
 )
@@ -78,11 +82,12 @@ __all__ = [
     "Bit",
     "BlockDescent",
     "Cauchy",
+    "ConditionalFlow",
+    "ContrastiveDivergence",
     "ContrastiveHebbian",
     "CoordinateDescent",
     "Cost",
     "CrossEntropy",
-    "DiscreteFlow",
     "EagerFallback",
     "Energy",
     "EquilibriumPropagation",
@@ -105,11 +110,14 @@ __all__ = [
     "Link",
     "LogCosh",
     "MaximumAPosteriori",
+    "MaximumLikelihood",
+    "MeanField",
     "MirrorFlow",
     "Momentum",
     "Never",
     "NewtonKrylov",
     "NonNegative",
+    "OneHot",
     "ParallelTempering",
     "Partial",
     "PartitionEstimate",

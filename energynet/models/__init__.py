@@ -1,6 +1,8 @@
 """Models: energies of the literature, assembled from terms."""
 
 from energynet.models.atoms import Homeostasis
+from energynet.models.boltzmann import BoltzmannMachine
+from energynet.models.deep_boltzmann import DeepBoltzmannMachine
 from energynet.models.dense import DenseAssociativeMemory
 from energynet.models.hetero import BidirectionalMemory, SequenceMemory
 from energynet.models.hierarchical import HierarchicalMemory
@@ -8,10 +10,14 @@ from energynet.models.hopfield import GradedHopfield, Hopfield
 from energynet.models.layered import LayeredHopfield
 from energynet.models.modern import ModernHopfield
 from energynet.models.predictive import PredictiveCoding
+from energynet.models.rbm import ConditionalRBM, RestrictedBoltzmannMachine
 from energynet.models.sparse_coding import SparseCoding
 
 __all__ = [
     "BidirectionalMemory",
+    "BoltzmannMachine",
+    "ConditionalRBM",
+    "DeepBoltzmannMachine",
     "DenseAssociativeMemory",
     "GradedHopfield",
     "HierarchicalMemory",
@@ -20,6 +26,7 @@ __all__ = [
     "LayeredHopfield",
     "ModernHopfield",
     "PredictiveCoding",
+    "RestrictedBoltzmannMachine",
     "SequenceMemory",
     "SparseCoding",
 ]

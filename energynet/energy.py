@@ -216,14 +216,9 @@ class ProximalTerm(LinkTerm):
     """A term of one variable, a sum over its units, that has a kink: it tells its proximal map.
 
     `Proximal` steps by the map, and the stationarity of a unit at a kink is judged by it.
-
-    Attributes
-    ----------
-    convex
-        Whether the energy of a unit is convex; True unless a subclass says otherwise.
     """
 
-    convex: bool = True
+    convex: bool = True  # in each unit
 
     def derivation(self, links: Mapping[str, Link]) -> Derivation:
         found = super().derivation(links)

@@ -75,19 +75,9 @@ class Forces(ABC):
     def affine(self) -> bool:
         """Whether it is known that the smooth force is affine in the point, for every sample."""
 
-    @abstractmethod
     def hessian(self, parameters: Mapping[str, Tensor], taus: Mapping[str, float]) -> Hessian | None:
-        """That of the smooth part, where it is known to depend on parameters alone.
-
-        It is kept, and made anew when a parameter has changed.
-
-        Parameters
-        ----------
-        parameters
-            Those of the energy, as `trace.parameters_of` lists them.
-        taus
-            The time constants of the free variables.
-        """
+        """That of the smooth part, where it is known to depend on parameters alone; see `Dynamics`."""
+        return None
 
     @abstractmethod
     def product(self, point: State, direction: State) -> State:
@@ -341,9 +331,6 @@ class EagerForces(Forces):
     @property
     def affine(self) -> bool:
         return False
-
-    def hessian(self, parameters: Mapping[str, Tensor], taus: Mapping[str, float]) -> None:
-        return None
 
     def product(self, point: State, direction: State) -> State:
         return self._product(point, direction, self._conditioned.base.parts())

@@ -12,9 +12,10 @@ from energynet.energy import Energy, ProximalTerm, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
 from energynet.flow import Flow, GradientFlow, MirrorFlow
 from energynet.lifted import LiftedFlow
-from energynet.link import Link, Sigmoid, Softmax, SoftThreshold, Tanh
+from energynet.link import HardThreshold, Link, Sigmoid, Softmax, SoftThreshold, Tanh
 from energynet.meanfield import MeanField
 from energynet.one_hot import OneHot
+from energynet.prior import L0, Cauchy, Laplace, LogCosh, Prior
 from energynet.rules import (
     ZIL,
     Backprop,
@@ -51,6 +52,7 @@ from energynet.solvers import (
     Adaptive,
     Anderson,
     BlockDescent,
+    CoordinateDescent,
     Euler,
     Heun,
     Momentum,
@@ -68,6 +70,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ADMM",
     "FIRE",
+    "L0",
     "LBFGS",
     "MALA",
     "ZIL",
@@ -78,9 +81,11 @@ __all__ = [
     "Backprop",
     "Bit",
     "BlockDescent",
+    "Cauchy",
     "ConditionalFlow",
     "ContrastiveDivergence",
     "ContrastiveHebbian",
+    "CoordinateDescent",
     "Cost",
     "CrossEntropy",
     "EagerFallback",
@@ -93,14 +98,17 @@ __all__ = [
     "Glauber",
     "GradientFlow",
     "HamiltonianMonteCarlo",
+    "HardThreshold",
     "Heun",
     "ImplicitDifferentiation",
     "IncrementalPC",
     "Interval",
     "Langevin",
+    "Laplace",
     "LearningRule",
     "LiftedFlow",
     "Link",
+    "LogCosh",
     "MaximumAPosteriori",
     "MaximumLikelihood",
     "MeanField",
@@ -114,6 +122,7 @@ __all__ = [
     "Partial",
     "PartitionEstimate",
     "Phase",
+    "Prior",
     "Proximal",
     "ProximalTerm",
     "Real",

@@ -9,6 +9,8 @@ from energynet.data.digits import digits
 from energynet.data.error import DataError
 from energynet.data.idx import read_idx
 from energynet.data.mnist import mnist
+from energynet.data.patches import natural_images, patches, split_images
+from energynet.data.whitening import LinearWhitening, SpectralWhitening, Whitening, pca, spectral, zca
 
 if TYPE_CHECKING:
     import os
@@ -16,7 +18,25 @@ if TYPE_CHECKING:
 
     Loader = Callable[[str | os.PathLike[str] | None, int], Dataset]
 
-__all__ = ["DATASETS", "DataError", "Dataset", "Split", "digits", "load", "mnist", "read_idx"]
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "Dataset",
+    "LinearWhitening",
+    "SpectralWhitening",
+    "Split",
+    "Whitening",
+    "digits",
+    "load",
+    "mnist",
+    "natural_images",
+    "patches",
+    "pca",
+    "read_idx",
+    "spectral",
+    "split_images",
+    "zca",
+]
 
 DATASETS: dict[str, Loader] = {
     "digits": lambda _, seed: digits(seed=seed),

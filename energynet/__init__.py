@@ -12,7 +12,8 @@ from energynet.energy import Energy, ProximalTerm, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
 from energynet.flow import Flow, GradientFlow, MirrorFlow
 from energynet.lifted import LiftedFlow
-from energynet.link import Link, Sigmoid, Softmax, SoftThreshold, Tanh
+from energynet.link import HardThreshold, Link, Sigmoid, Softmax, SoftThreshold, Tanh
+from energynet.prior import L0, Cauchy, Laplace, Prior
 from energynet.rules import (
     ZIL,
     Backprop,
@@ -64,6 +65,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ADMM",
     "FIRE",
+    "L0",
     "LBFGS",
     "MALA",
     "ZIL",
@@ -74,6 +76,7 @@ __all__ = [
     "Backprop",
     "Bit",
     "BlockDescent",
+    "Cauchy",
     "ContrastiveHebbian",
     "Cost",
     "CrossEntropy",
@@ -88,11 +91,13 @@ __all__ = [
     "Glauber",
     "GradientFlow",
     "HamiltonianMonteCarlo",
+    "HardThreshold",
     "Heun",
     "ImplicitDifferentiation",
     "IncrementalPC",
     "Interval",
     "Langevin",
+    "Laplace",
     "LearningRule",
     "LiftedFlow",
     "Link",
@@ -106,6 +111,7 @@ __all__ = [
     "Partial",
     "PartitionEstimate",
     "Phase",
+    "Prior",
     "Proximal",
     "ProximalTerm",
     "Real",

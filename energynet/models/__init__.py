@@ -7,6 +7,7 @@ from energynet.models.hopfield import GradedHopfield, Hopfield
 from energynet.models.layered import LayeredHopfield
 from energynet.models.modern import ModernHopfield
 from energynet.models.predictive import PredictiveCoding
+from energynet.models.sparse_coding import SparseCoding
 
 __all__ = [
     "BidirectionalMemory",
@@ -18,4 +19,5 @@ __all__ = [
     "ModernHopfield",
     "PredictiveCoding",
     "SequenceMemory",
+    "SparseCoding",
 ]

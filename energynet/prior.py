@@ -1,0 +1,142 @@
+"""Priors of codes: what a unit costs, and the proximal map and the link that follow from it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor
+
+from energynet.link import HardThreshold, Link, SoftThreshold
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class Prior(ABC):
+    """What a unit of a code costs, S(a): minus the logarithm of a density, up to a constant.
+
+    Attributes
+    ----------
+    smooth
+        Whether S has a derivative everywhere, so that every solver can follow it; else its kinks are known
+        by the proximal map, and a unit is exactly zero where the map says so.
+    """
+
+    smooth: bool
+
+    @abstractmethod
+    def penalty(self, value: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """S of each unit, not negative and zero at zero."""
+
+    @abstractmethod
+    def slope(self, value: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """The derivative of S in each unit; zero at a kink at zero."""
+
+    @abstractmethod
+    def proximal(self, value: Float[Tensor, "*any"], step: float | Tensor) -> Float[Tensor, "*any"]:
+        """Argmin over s of step * S(s) + (s - value)^2 / 2 of each unit; a tensor step broadcasts."""
+
+    def link(self, strength: float, *, nonnegative: bool = False) -> Link | None:
+        """The threshold through which mirror flow settles where ``strength`` * S has its minimum: LCA.
+
+        It is the proximal map at a step of 1 (Rozell et al. 2008, Neural Comput. 20:2526, eq. 3.1). None
+        where S is smooth, for gradient flow needs no link.
+        """
+        return None
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+@final
+class Laplace(Prior):
+    """S = |a|: the lasso (Tibshirani 1996); the map is the soft threshold."""
+
+    smooth = False
+
+    def penalty(self, value: Tensor) -> Tensor:
+        return value.abs()
+
+    def slope(self, value: Tensor) -> Tensor:
+        return value.sign()
+
+    def proximal(self, value: Tensor, step: float | Tensor) -> Tensor:
+        return value.sign() * (value.abs() - step).clamp(min=0.0)
+
+    def link(self, strength: float, *, nonnegative: bool = False) -> SoftThreshold:
+        return SoftThreshold(strength, nonnegative)
+
+
+@final
+class L0(Prior):
+    """S = 1 where a unit is not zero, else 0: it counts; the map is the hard threshold.
+
+    Not convex: what is found depends on the start and on the solver.
+    """
+
+    smooth = False
+
+    def penalty(self, value: Tensor) -> Tensor:
+        return (value != 0).to(value.dtype)
+
+    def slope(self, value: Tensor) -> Tensor:
+        return torch.zeros_like(value)
+
+    def proximal(self, value: Tensor, step: float | Tensor) -> Tensor:
+        return torch.where(value.square() > 2 * step, value, 0.0)
+
+    def link(self, strength: float, *, nonnegative: bool = False) -> HardThreshold:
+        # a unit beyond the threshold costs threshold^2 / 2
+        return HardThreshold((2 * strength) ** 0.5, nonnegative)
+
+
+@final
+class Cauchy(Prior):
+    """S = log(1 + a^2), heavy in the tails (Olshausen and Field 1996, Nature 381:607)."""
+
+    smooth = True
+
+    def penalty(self, value: Tensor) -> Tensor:
+        return value.square().log1p()
+
+    def slope(self, value: Tensor) -> Tensor:
+        return 2 * value / (1 + value.square())
+
+    def proximal(self, value: Tensor, step: float | Tensor) -> Tensor:
+        """A root of s^3 - v s^2 + (1 + 2 step) s - v; with a step up to 4 it is the only one."""
+        size = value.abs()
+        low, high = torch.zeros_like(size), size
+        for _ in range(8 * torch.finfo(size.dtype).bits // 4):  # by bisection: no root is missed
+            middle = 0.5 * (low + high)
+            right = middle + step * self.slope(middle) < size
+            low, high = torch.where(right, middle, low), torch.where(right, high, middle)
+        return value.sign() * 0.5 * (low + high)
+
+
+PRIORS: dict[str, Prior] = {"laplace": Laplace(), "l0": L0(), "cauchy": Cauchy()}
+
+
+def prior_of(owner: object, prior: str | Prior) -> Prior:
+    """The prior of a name; a prior is itself.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    """
+    if isinstance(prior, Prior):
+        return prior
+    if prior not in PRIORS:
+        raise ValueError(
+            f"{type(owner).__name__}: prior must be one of {', '.join(map(repr, PRIORS))} or a Prior, "
+            f"got {prior!r}"
+        )
+    return PRIORS[prior]

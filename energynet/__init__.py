@@ -24,6 +24,7 @@ from energynet.rules import (
     IncrementalPC,
     LearningRule,
     MaximumAPosteriori,
+    MonteCarloEM,
     Phase,
     Unrolled,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "MaximumAPosteriori",
     "MirrorFlow",
     "Momentum",
+    "MonteCarloEM",
     "Never",
     "NewtonKrylov",
     "NonNegative",

@@ -8,6 +8,7 @@ from energynet.models.layered import LayeredHopfield
 from energynet.models.modern import ModernHopfield
 from energynet.models.predictive import PredictiveCoding
 from energynet.models.sparse_coding import SparseCoding
+from energynet.models.spike_slab import SpikeSlabCoding
 
 __all__ = [
     "BidirectionalMemory",
@@ -20,4 +21,5 @@ __all__ = [
     "PredictiveCoding",
     "SequenceMemory",
     "SparseCoding",
+    "SpikeSlabCoding",
 ]

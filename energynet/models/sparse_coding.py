@@ -36,7 +36,11 @@ class SparseCoding(Composite):
     variance
         sigma^2, of the noise.
     link
-        Whether ``a`` has the link of the prior, if there is one. Samplers of values need it without.
+        Whether ``a`` has the link of the prior, if there is one. Samplers of values need it without, and so
+        does a sparsity that is learned, for which it is left out.
+    learn_sparsity, learn_variance
+        Whether lambda and sigma^2 are parameters, by their logarithms; the energy then has their normalisers,
+        and where both are it is -log p(x, a). They are for `MonteCarloEM`, see `terms.Sparsity`.
 
     Attributes
     ----------
@@ -59,14 +63,19 @@ class SparseCoding(Composite):
         variance: float = 1.0,
         *,
         link: bool = True,
+        learn_sparsity: bool = False,
+        learn_variance: bool = False,
     ) -> None:
         prior = prior_of(self, prior)
-        threshold = prior.link(sparsity, nonnegative=nonnegative) if link else None
+        linked = link and not learn_sparsity
+        threshold = prior.link(sparsity, nonnegative=nonnegative) if linked else None
         x = Real(n_inputs)
         a = (NonNegative if nonnegative else Real)(n_atoms, link=threshold)
         super().__init__(x=x, a=a)
-        self.reconstruction = Reconstruction("a", "x", variance=variance, a=a, x=x)
-        self.penalty = Sparsity(sparsity, prior, a=a)
+        self.reconstruction = Reconstruction(
+            "a", "x", variance=variance, learn_variance=learn_variance, a=a, x=x
+        )
+        self.penalty = Sparsity(sparsity, prior, learn_strength=learn_sparsity, a=a)
 
     @property
     def weight(self) -> nn.Parameter:

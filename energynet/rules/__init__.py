@@ -5,6 +5,7 @@ from energynet.rules.base import LearningRule, Phase
 from energynet.rules.equilibrium import EquilibriumPropagation
 from energynet.rules.feedforward import Backprop
 from energynet.rules.hebbian import ContrastiveHebbian
+from energynet.rules.monte_carlo import MonteCarloEM
 from energynet.rules.predictive import IncrementalPC, MaximumAPosteriori
 from energynet.rules.reference import ImplicitDifferentiation, Unrolled
 
@@ -18,6 +19,7 @@ __all__ = [
     "IncrementalPC",
     "LearningRule",
     "MaximumAPosteriori",
+    "MonteCarloEM",
     "Phase",
     "Unrolled",
 ]

@@ -14,6 +14,8 @@ from energynet.flow import Flow, GradientFlow, MirrorFlow
 from energynet.lifted import LiftedFlow
 from energynet.link import HardThreshold, Link, Sigmoid, Softmax, SoftThreshold, Tanh
 from energynet.prior import L0, Cauchy, Laplace, Prior
+from energynet.link import Link, Sigmoid, Softmax, SoftThreshold, Tanh
+from energynet.meanfield import MeanField
 from energynet.rules import (
     ZIL,
     Backprop,
@@ -103,6 +105,7 @@ __all__ = [
     "LiftedFlow",
     "Link",
     "MaximumAPosteriori",
+    "MeanField",
     "MirrorFlow",
     "Momentum",
     "MonteCarloEM",

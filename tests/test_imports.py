@@ -17,7 +17,7 @@ LAYERS = [
     {"errors", "link", "optional", "prior", "state", "variable"},
     {"trace", "programs", "derivation"},
     {"energy", "overlaps"},
-    {"terms", "cost"},
+    {"terms", "cost", "meanfield"},
     {"clamp", "couplings", "quadratic", "dynamics", "forces", "flow", "lifted", "discrete", "stopping"},
     {"solvers", "samplers"},
     {"diagnostics", "recording", "running", "solution", "lifting", "recorded", "compiled", "settle", "exact"},

@@ -1,5 +1,6 @@
 """Models: energies of the literature, assembled from terms."""
 
+from energynet.models.deep_boltzmann import DeepBoltzmannMachine
 from energynet.models.dense import DenseAssociativeMemory
 from energynet.models.hetero import BidirectionalMemory, SequenceMemory
 from energynet.models.hierarchical import HierarchicalMemory
@@ -12,6 +13,7 @@ from energynet.models.spike_slab import SpikeSlabCoding
 
 __all__ = [
     "BidirectionalMemory",
+    "DeepBoltzmannMachine",
     "DenseAssociativeMemory",
     "GradedHopfield",
     "HierarchicalMemory",

@@ -6,8 +6,8 @@ from typing import Any as _Any
 from energynet import exact, models, samplers, terms
 from energynet.annealing import AnnealedImportanceSampling, PartitionEstimate, Tractable
 from energynet.clamp import Partial
+from energynet.conditional import ConditionalFlow
 from energynet.cost import Cost, CrossEntropy, SquaredError
-from energynet.discrete import DiscreteFlow
 from energynet.energy import Energy, ProximalTerm, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
 from energynet.flow import Flow, GradientFlow, MirrorFlow
@@ -16,9 +16,11 @@ from energynet.link import HardThreshold, Link, Sigmoid, Softmax, SoftThreshold,
 from energynet.prior import L0, Cauchy, Laplace, Prior
 from energynet.link import Link, Sigmoid, Softmax, SoftThreshold, Tanh
 from energynet.meanfield import MeanField
+from energynet.one_hot import OneHot
 from energynet.rules import (
     ZIL,
     Backprop,
+    ContrastiveDivergence,
     ContrastiveHebbian,
     EquilibriumPropagation,
     FixedPrediction,
@@ -27,6 +29,7 @@ from energynet.rules import (
     LearningRule,
     MaximumAPosteriori,
     MonteCarloEM,
+    MaximumLikelihood,
     Phase,
     Unrolled,
 )
@@ -80,10 +83,11 @@ __all__ = [
     "Bit",
     "BlockDescent",
     "Cauchy",
+    "ContrastiveDivergence",
+    "ConditionalFlow",
     "ContrastiveHebbian",
     "Cost",
     "CrossEntropy",
-    "DiscreteFlow",
     "EagerFallback",
     "Energy",
     "EquilibriumPropagation",
@@ -105,6 +109,7 @@ __all__ = [
     "LiftedFlow",
     "Link",
     "MaximumAPosteriori",
+    "MaximumLikelihood",
     "MeanField",
     "MirrorFlow",
     "Momentum",
@@ -112,6 +117,7 @@ __all__ = [
     "Never",
     "NewtonKrylov",
     "NonNegative",
+    "OneHot",
     "ParallelTempering",
     "Partial",
     "PartitionEstimate",

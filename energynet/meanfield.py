@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import singledispatch
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 from energynet.energy import Composite, Conditioned, Energy
 from energynet.errors import StateError
 from energynet.link import Sigmoid, Tanh
+from energynet.state import State
 from energynet.terms import Bilinear, Coupling, Field, Leak
 from energynet.variable import Bit, Continuous, Interval, Spin, Unit, Variable, rows
 
@@ -80,6 +82,22 @@ class MeanField(Composite):
                 for factor, part in energy.parts()
                 if not isinstance(part, Field)
             )
+
+    def reaction_gradient(self, state: State) -> dict[nn.Parameter, Tensor]:
+        """The gradient of the batch mean of the reaction in the parameters; empty for ``order=1``."""
+        parameters = list(self.reactions.parameters())
+        if not parameters:
+            return {}
+        with torch.enable_grad():
+            total = torch.stack(
+                [
+                    part.energy(**{name: state[name].detach() for name in part.variables}).mean()
+                    for part in self.reactions
+                    if isinstance(part, Energy)
+                ]
+            ).sum()
+            slopes = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+        return dict(zip(parameters, slopes, strict=True))
 
     def parts(self) -> tuple[tuple[float, Energy], ...]:
         entropies = ((self.temperature, part) for part in self.entropies if isinstance(part, Energy))

@@ -16,13 +16,13 @@ from energynet.annealing.path import MIXTURE, Mixed, Path, Tilted
 from energynet.annealing.summed import SummedOut
 from energynet.annealing.tractable import Standard, Tractable, Uncoupled
 from energynet.clamp import Clamp, Partial
-from energynet.discrete import is_discrete
+from energynet.conditional import is_discrete
 from energynet.energy import Conditioned, Energy
 from energynet.errors import SettlingError, StateError
 from energynet.flow import EnergyFlow
 from energynet.samplers import Gibbs, HamiltonianMonteCarlo, Sampler
 from energynet.state import State
-from energynet.variable import Continuous, Variable
+from energynet.variable import Discrete, Variable
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -102,9 +102,9 @@ class AnnealedImportanceSampling:
         such as `terms.Field`, fitted to the data. `Standard` by default: uniform on discrete variables and
         intervals, standard normal on unbounded ones, half of one on those with one end.
     sampler
-        Moves the chains, one step at each b; its own temperature is not used. By default `Gibbs` where all
-        free variables are discrete, ``HamiltonianMonteCarlo(dt=0.1, steps=10)`` where all are continuous. A
-        dt that fits the energy is better; the statistics tell the rate of acceptance.
+        Moves the chains, one step at each b; its own temperature is not used. By default `Gibbs` where a free
+        variable is discrete, ``HamiltonianMonteCarlo(dt=0.1, steps=10)`` where all are continuous. A dt that
+        fits the energy is better; the statistics tell the rate of acceptance.
     steps
         Values of b after 0, evenly spaced. 1000, of the order of what Salakhutdinov and Murray (2008) needed
         for RBMs; halve and double it, and see whether the estimate moves.
@@ -317,15 +317,10 @@ class AnnealedImportanceSampling:
 
 
 def default_sampler(variables: Mapping[str, Variable]) -> Sampler:
-    """Gibbs for discrete variables, Hamiltonian Monte Carlo for continuous ones."""
-    if is_discrete(variables):
+    """Gibbs where a variable is discrete, Hamiltonian Monte Carlo for continuous ones."""
+    if any(isinstance(variable, Discrete) for variable in variables.values()):
         return Gibbs()
-    if all(isinstance(variable, Continuous) for variable in variables.values()):
-        return HamiltonianMonteCarlo(dt=0.1, steps=10)
-    raise SettlingError(
-        "AnnealedImportanceSampling: some free variables are discrete and some continuous, which no sampler "
-        "here moves together; give one as sampler="
-    )
+    return HamiltonianMonteCarlo(dt=0.1, steps=10)
 
 
 def _free(energy: Energy, clamp: Clamp) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Models: energies of the literature, assembled from terms."""
 
+from energynet.models.boltzmann import BoltzmannMachine
 from energynet.models.deep_boltzmann import DeepBoltzmannMachine
 from energynet.models.dense import DenseAssociativeMemory
 from energynet.models.hetero import BidirectionalMemory, SequenceMemory
@@ -10,9 +11,12 @@ from energynet.models.modern import ModernHopfield
 from energynet.models.predictive import PredictiveCoding
 from energynet.models.sparse_coding import SparseCoding
 from energynet.models.spike_slab import SpikeSlabCoding
+from energynet.models.rbm import ConditionalRBM, RestrictedBoltzmannMachine
 
 __all__ = [
     "BidirectionalMemory",
+    "BoltzmannMachine",
+    "ConditionalRBM",
     "DeepBoltzmannMachine",
     "DenseAssociativeMemory",
     "GradedHopfield",
@@ -21,6 +25,7 @@ __all__ = [
     "LayeredHopfield",
     "ModernHopfield",
     "PredictiveCoding",
+    "RestrictedBoltzmannMachine",
     "SequenceMemory",
     "SparseCoding",
     "SpikeSlabCoding",

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor, nn
 
-from energynet import exact
-from energynet.annealing import AnnealedImportanceSampling, PartitionEstimate
-from energynet.energy import Composite, Energy
+from energynet.annealing import AnnealedImportanceSampling
+from energynet.energy import Energy
 from energynet.meanfield import MeanField
+from energynet.models.likelihood import ENUMERATED, LogPartition, Machine
 from energynet.settle import settle
 from energynet.solution import Solution
 from energynet.terms import Bilinear, Field
@@ -21,16 +21,17 @@ from energynet.variable import Bit
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-METHODS = ("exact", "bound", "ais")
+METHODS = ("exact", "bound", "ais", None)
 
 
 @final
-class DeepBoltzmannMachine(Composite):
+class DeepBoltzmannMachine(Machine):
     r"""Layers of bits; neighbours are coupled (Salakhutdinov and Hinton 2009, AISTATS, eq. 3).
 
     .. math:: E = -\sum_l b_l \cdot s_l - \sum_l s_{l+1} \cdot W_l s_l
 
-    Learn it with `ContrastiveDivergence`, persistent, whose clamped phase settles the mean field.
+    Learn it with ``ContrastiveDivergence(machine, persistent=True, clamped=MeanField(machine))``; with
+    centring no pretraining is needed (Montavon and Mueller 2012).
 
     Parameters
     ----------
@@ -71,6 +72,9 @@ class DeepBoltzmannMachine(Composite):
         """The names of the hidden layers."""
         return tuple(name for name in self.variables if name != "v")
 
+    def independent(self) -> tuple[str, ...]:
+        return tuple(self.variables)[::2]  # every other layer
+
     def infer(self, v: Float[Tensor, "batch visible"], *, order: int = 1, **options: Any) -> Solution:
         """The mean field of the hidden layers given the visible one.
 
@@ -90,72 +94,63 @@ class DeepBoltzmannMachine(Composite):
         """
         return settle(MeanField(self, order), clamp={"v": v}, **options)
 
-    def free_energy(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, batch]:
-        """-log sum over h of exp(-E(v, h)) by enumeration, of at most 20 hidden units; `infer` bounds it."""
-        return -exact.log_partition(self, clamp={"v": v})
-
-    def partition(
-        self,
-        *,
-        base: Energy | None = None,
-        generator: torch.Generator | None = None,
-        **options: Any,
-    ) -> PartitionEstimate:
-        """Log Z by annealed importance sampling, every other layer summed out.
-
-        Parameters
-        ----------
-        base
-            Where the path starts; by default the fields of this machine, without couplings.
-        generator
-            The only source of randomness.
-        **options
-            ``steps``, ``betas`` and ``chains`` of `AnnealedImportanceSampling`.
-        """
-        return self._annealing(base, tuple(self.variables)[::2], options).estimate(generator=generator)
-
     def log_likelihood(
         self,
         v: Float[Tensor, "batch visible"],
-        method: str = "bound",
+        method: str | None = None,
         *,
-        log_partition: Tensor | float | None = None,
+        partition: LogPartition | None = None,
+        base: Energy | None = None,
+        steps: int = 1000,
+        chains: int = 100,
         generator: torch.Generator | None = None,
-        **options: Any,
+        **given: Tensor,
     ) -> Float[Tensor, batch]:
-        """Log P(v) of each sample.
+        """Find log p(v), or what bounds it, in nats.
 
         Parameters
         ----------
         v
             Bits.
         method
-            ``"exact"``: both sums by enumeration, of at most 20 units each. ``"bound"``, the default: the
-            mean-field lower bound of the first sum, with log Z by annealed importance sampling, as machines
-            are compared in the literature (Salakhutdinov and Hinton 2009, sec. 4). ``"ais"``: annealed
-            importance sampling for both, as many chains for each sample.
-        log_partition
-            log Z where it is known; otherwise it is estimated, see `partition`.
-        generator, **options
-            As in `partition`.
+            ``"exact"``: both sums by enumeration, of at most 20 units each. ``"bound"``: the mean-field lower
+            bound of the sum over hidden states, with log Z as `log_partition` finds it; so are machines
+            compared in the literature (Salakhutdinov and Hinton 2009, sec. 4). ``"ais"``: annealed importance
+            sampling for both sums, with as many chains for each sample. None, the default: exact where that
+            is possible, else the bound.
+        partition
+            What `log_partition` found before.
+        base, steps, chains, generator
+            As in `log_partition`.
         """
         if method not in METHODS:
-            raise ValueError(f"log_likelihood: method must be one of {', '.join(METHODS)}, got {method!r}")
-        if method == "exact":
-            whole = exact.log_partition(self) if log_partition is None else log_partition
-            return -self.free_energy(v) - whole
+            raise ValueError(
+                f'log_likelihood: method must be "exact", "bound", "ais" or None, got {method!r}'
+            )
+        few = sum(self.variables[name].shape[0] for name in self.hidden) <= ENUMERATED
+        if method == "exact" or (method is None and few):
+            whole = "exact" if method == "exact" else None
+            return super().log_likelihood(
+                v,
+                whole,
+                partition=partition,
+                base=base,
+                steps=steps,
+                chains=chains,
+                generator=generator,
+                **given,
+            )
         with torch.no_grad():
-            if log_partition is None:
-                log_partition = self.partition(generator=generator, **options).log_partition
-            if method == "bound":
-                return -self.infer(v).energy - log_partition
-            annealing = self._annealing(None, self.hidden[::2], options)
-            return annealing.estimate({"v": v}, generator=generator).log_partition - log_partition
-
-    def _annealing(
-        self, base: Energy | None, summed: tuple[str, ...], options: dict[str, Any]
-    ) -> AnnealedImportanceSampling:
-        if base is None:
-            fields = [field for field in self.fields.values() if isinstance(field, Field)]
-            base = sum(fields[1:], start=fields[0])
-        return AnnealedImportanceSampling(self, base=base, summed=summed, **options)
+            if partition is None:
+                how = "ais" if method == "ais" else None
+                partition = self.log_partition(
+                    how, base=base, steps=steps, chains=chains, generator=generator
+                )
+            if method != "ais":
+                found = -self.infer(self.data(v, given)["v"]).energy
+            else:
+                annealing = AnnealedImportanceSampling(
+                    self, steps=steps, chains=chains, summed=self.hidden[::2]
+                )
+                found = annealing.estimate(self.data(v, given), generator=generator).log_partition
+            return found - partition.log_partition

@@ -2,16 +2,19 @@
 
 from energynet.rules.backprop_equivalent import ZIL, FixedPrediction
 from energynet.rules.base import LearningRule, Phase
+from energynet.rules.divergence import ContrastiveDivergence
 from energynet.rules.equilibrium import EquilibriumPropagation
 from energynet.rules.feedforward import Backprop
 from energynet.rules.hebbian import ContrastiveHebbian
 from energynet.rules.monte_carlo import MonteCarloEM
+from energynet.rules.likelihood import MaximumLikelihood
 from energynet.rules.predictive import IncrementalPC, MaximumAPosteriori
 from energynet.rules.reference import ImplicitDifferentiation, Unrolled
 
 __all__ = [
     "ZIL",
     "Backprop",
+    "ContrastiveDivergence",
     "ContrastiveHebbian",
     "EquilibriumPropagation",
     "FixedPrediction",
@@ -20,6 +23,7 @@ __all__ = [
     "LearningRule",
     "MaximumAPosteriori",
     "MonteCarloEM",
+    "MaximumLikelihood",
     "Phase",
     "Unrolled",
 ]

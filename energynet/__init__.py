@@ -13,10 +13,9 @@ from energynet.errors import EagerFallback, SettlingError, StateError, TraceErro
 from energynet.flow import Flow, GradientFlow, MirrorFlow
 from energynet.lifted import LiftedFlow
 from energynet.link import HardThreshold, Link, Sigmoid, Softmax, SoftThreshold, Tanh
-from energynet.prior import L0, Cauchy, Laplace, Prior
-from energynet.link import Link, Sigmoid, Softmax, SoftThreshold, Tanh
 from energynet.meanfield import MeanField
 from energynet.one_hot import OneHot
+from energynet.prior import L0, Cauchy, Laplace, Prior
 from energynet.rules import (
     ZIL,
     Backprop,
@@ -28,8 +27,8 @@ from energynet.rules import (
     IncrementalPC,
     LearningRule,
     MaximumAPosteriori,
-    MonteCarloEM,
     MaximumLikelihood,
+    MonteCarloEM,
     Phase,
     Unrolled,
 )
@@ -83,8 +82,8 @@ __all__ = [
     "Bit",
     "BlockDescent",
     "Cauchy",
-    "ContrastiveDivergence",
     "ConditionalFlow",
+    "ContrastiveDivergence",
     "ContrastiveHebbian",
     "Cost",
     "CrossEntropy",

@@ -6,8 +6,8 @@ from energynet.rules.divergence import ContrastiveDivergence
 from energynet.rules.equilibrium import EquilibriumPropagation
 from energynet.rules.feedforward import Backprop
 from energynet.rules.hebbian import ContrastiveHebbian
-from energynet.rules.monte_carlo import MonteCarloEM
 from energynet.rules.likelihood import MaximumLikelihood
+from energynet.rules.monte_carlo import MonteCarloEM
 from energynet.rules.predictive import IncrementalPC, MaximumAPosteriori
 from energynet.rules.reference import ImplicitDifferentiation, Unrolled
 
@@ -22,8 +22,8 @@ __all__ = [
     "IncrementalPC",
     "LearningRule",
     "MaximumAPosteriori",
-    "MonteCarloEM",
     "MaximumLikelihood",
+    "MonteCarloEM",
     "Phase",
     "Unrolled",
 ]

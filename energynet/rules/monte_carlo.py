@@ -8,17 +8,18 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from energynet.discrete import DiscreteFlow, is_discrete
 from energynet.energy import Energy
 from energynet.errors import StateError
 from energynet.flow import EnergyFlow
 from energynet.rules.base import LearningRule, Phase, require, standing
 from energynet.rules.contrast import Gradient, by_parameter, energy_and_gradient
+from energynet.rules.kept import Kept
 from energynet.samplers import MALA, Gibbs, Sampler
 from energynet.settle import flow_of, relax
 from energynet.solution import Solution, check_finite
 from energynet.solvers.proximal import steepest
 from energynet.state import State
+from energynet.variable import Discrete
 
 
 @final
@@ -42,8 +43,8 @@ class MonteCarloEM(LearningRule):
     energy
         -log p of the data and the hidden variables together.
     sampler
-        By default `Gibbs` for discrete variables, and for continuous ones `MALA` with a step from the largest
-        curvature of the energy, found anew for each batch. The bias of others, such as `Langevin`, is passed
+        By default `Gibbs` where a variable is discrete, else `MALA` with a step from the largest curvature of
+        the energy, found anew for each batch. The bias of others, such as `Langevin`, is passed
         on to the gradient.
     steps
         Steps of each chain after the burn-in.
@@ -58,7 +59,7 @@ class MonteCarloEM(LearningRule):
         Begin at the end of the last call that learned, which must have been of a batch of the same size:
         for the same data in every call, so that one call need not forget the start. With other data in each
         call this is how the codes of Fang et al. go on while the image changes, and the burn-in matters.
-        The chains are part of ``state_dict``.
+        The chains are buffers: a ``state_dict`` holds them.
     generator
         The only source of randomness.
     compile
@@ -67,7 +68,7 @@ class MonteCarloEM(LearningRule):
     Attributes
     ----------
     held
-        Values of the hidden variables where the persistent chains are; None before the first call.
+        Values of the hidden variables where the persistent chains are, as buffers; none at first.
 
     Examples
     --------
@@ -115,7 +116,7 @@ class MonteCarloEM(LearningRule):
         self.persistent = persistent
         self.generator = generator
         self.compiled = compile
-        self.held: State | None = None
+        self.held = Kept()
 
     def phases(self, **data: Tensor) -> Sequence[Phase]:
         """One phase for each sample of the chains, all of one weight."""
@@ -136,12 +137,6 @@ class MonteCarloEM(LearningRule):
             total = {n: total[n].add_(s) for n, s in slopes.items()} if total else _own(slopes)
         return torch.stack(values).mean(), by_parameter(self.energy, total)
 
-    def get_extra_state(self) -> Any:
-        return {"held": self.held}
-
-    def set_extra_state(self, state: Any) -> None:
-        self.held = state["held"]
-
     def _sampled(self, data: Mapping[str, Tensor], *, keep: bool) -> list[Phase]:
         if not data:
             raise StateError("MonteCarloEM: no data; pass what the energy is to explain")
@@ -161,7 +156,7 @@ class MonteCarloEM(LearningRule):
             )
             check_finite(solution)
             if keep:
-                self.held = {name: solution.state[name] for name in flow.names}
+                self.held.put({name: solution.state[name] for name in flow.names})
             records = {n: v[first:] for n, v in solution.trajectory.items()}
             return self._phases(flow, records, first)
 
@@ -176,20 +171,20 @@ class MonteCarloEM(LearningRule):
     def _flow(self, data: Mapping[str, Tensor]) -> tuple[EnergyFlow, Sampler]:
         clamp = {n: v.repeat_interleave(self.chains, 0) for n, v in data.items()} if self.chains > 1 else data
         hidden = {n: v for n, v in self.energy.variables.items() if n not in data}
-        if self.held is not None and self.persistent:
-            batch = len(next(iter(clamp.values())))
-            for name, value in self.held.items():
-                if len(value) != batch or name not in hidden:
-                    raise StateError(
-                        f"MonteCarloEM: the persistent chains are {len(value)} of {name!r}, but the data are "
-                        f"for {batch} of {', '.join(map(repr, hidden))}; keep the batch, or set held to None"
-                    )
-        start = self.held if self.persistent else None
+        start = self.held.get() if self.persistent else {}
+        batch = len(next(iter(clamp.values())))
+        for name, value in start.items():
+            if len(value) != batch or name not in hidden:
+                raise StateError(
+                    f"MonteCarloEM: the persistent chains are {len(value)} of {name!r}, but the data are "
+                    f"for {batch} of {', '.join(map(repr, hidden))}; keep the batch, or call held.put({{}})"
+                )
         sampler = self.sampler
         if sampler is None:
-            sampler = Gibbs() if is_discrete(hidden) else MALA(1.0)  # which step is not known yet
+            discrete = any(isinstance(variable, Discrete) for variable in hidden.values())
+            sampler = Gibbs() if discrete else MALA(1.0)  # which step is not known yet
         flow = flow_of(self.energy, dict(clamp), start, solver=sampler, generator=self.generator)
-        if self.sampler is None and not isinstance(flow, DiscreteFlow):
+        if self.sampler is None and isinstance(sampler, MALA):
             sampler = MALA(_step(flow, self.generator))
         return flow, sampler
 

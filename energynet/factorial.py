@@ -8,12 +8,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energynet.discrete import DiscreteFlow
+from energynet.conditional import ConditionalFlow
 from energynet.energy import Energy
 from energynet.forces import TracedForces
 from energynet.programs import program_of, signature
 from energynet.state import State, check_forms
-from energynet.variable import Discrete, Variable
+from energynet.variable import Discrete, TwoValued, Variable, rows
 
 
 @final
@@ -29,21 +29,21 @@ class Factorial:
         Of the variables, with all others clamped; `factorial` makes one where that is possible.
     """
 
-    def __init__(self, flow: DiscreteFlow) -> None:
+    def __init__(self, flow: ConditionalFlow) -> None:
         self.flow = flow
 
     def given(self, state: State) -> Factorial:
         """The same given other values, which are not checked: means will do where the energy is affine."""
         clamp = {name: state[name] for name in self.flow.conditioned.clamp}
         twin = self.flow.rebind(self.flow.start, **clamp)
-        assert isinstance(twin, DiscreteFlow)
+        assert isinstance(twin, ConditionalFlow)
         return Factorial(twin)
 
     def means(self) -> State:
         """The expectation of each unit."""
         flow = self.flow
         gaps = flow.gaps(flow.names, flow.start)
-        return {name: flow.chosen(name, gap.sigmoid()) for name, gap in gaps.items()}
+        return {name: flow.units[name].value(rows(gap).t().sigmoid(), gap) for name, gap in gaps.items()}
 
 
 def factorial(energy: Energy, free: Sequence[str], given: State) -> Factorial | None:
@@ -60,7 +60,7 @@ def factorial(energy: Energy, free: Sequence[str], given: State) -> Factorial | 
     given
         Values, or means, of the others, which are not checked.
     """
-    if not free or not all(isinstance(energy.variables[name], Discrete) for name in free):
+    if not free or not all(isinstance(energy.variables[name], TwoValued) for name in free):
         return None
     held = {name: value for name, value in given.items() if name not in free}
     like = next(value for value in held.values() if value.is_floating_point())
@@ -77,7 +77,7 @@ def factorial(energy: Energy, free: Sequence[str], given: State) -> Factorial | 
 def _found(energy: Energy, start: State, held: State) -> Factorial | None:
     start = {name: value.fill_(energy.variables[name].low) for name, value in start.items()}
     held = {name: energy.variables[name].project(value) for name, value in held.items()}
-    flow = DiscreteFlow(energy, held, start)
+    flow = ConditionalFlow(energy, held, start)
     blocks = flow.forces.blocks
     if not isinstance(flow.forces, TracedForces) or len(blocks) != 1 or blocks[0].exact != flow.names:
         return None

@@ -7,6 +7,7 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from energynet.energy import Composite, Conditioned, Energy
 from energynet.errors import StateError
@@ -118,27 +119,31 @@ class Reaction(Energy):
         self.scale = -(factor**2) / (2 * temperature)
 
     def energy(self, **state: Tensor) -> Tensor:
-        names, squares, pairs = squared_couplings(self.term)
-        first, second = (_variance(self.variables[name], rows(state[name])) for name in names)
-        return self.scale * pairs * (second * (first @ squares.t())).sum(1)
+        sources, targets, squares, pairs = squared_couplings(self.term)
+        first, second = (
+            torch.cat([_variance(self.variables[name], rows(state[name])) for name in names], 1)
+            for names in (sources, targets)
+        )
+        return self.scale * pairs * (second * functional.linear(first, squares)).sum(1)
 
 
 @singledispatch
-def squared_couplings(term: Energy) -> tuple[tuple[str, str], Tensor, float]:
-    """The two variables of a pairwise term, W^2 as (second, first), and the weight of a pair."""
+def squared_couplings(term: Energy) -> tuple[list[str], list[str], Tensor, float]:
+    """Variables of two sides of a pairwise term, W^2 as (second, first), and the weight of a pair."""
     raise StateError(
         f"MeanField: order 2 knows the couplings of Bilinear and Coupling terms, not of {term}; use order=1"
     )
 
 
 @squared_couplings.register
-def _(term: Bilinear) -> tuple[tuple[str, str], Tensor, float]:
-    return (term.source, term.target), term.weight.square(), 1.0
+def _(term: Bilinear) -> tuple[list[str], list[str], Tensor, float]:
+    return [term.source], [term.target], term.weight.square(), 1.0
 
 
 @squared_couplings.register
-def _(term: Coupling) -> tuple[tuple[str, str], Tensor, float]:
-    return (term.variable, term.variable), term.matrix().square(), 0.5  # each pair is met twice
+def _(term: Coupling) -> tuple[list[str], list[str], Tensor, float]:
+    names = list(term.variables)
+    return names, names, term.matrix().square(), 0.5  # each pair is met twice
 
 
 def _variance(variable: Variable, mean: Tensor) -> Tensor:

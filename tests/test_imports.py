@@ -19,8 +19,6 @@ LAYERS = [
     {"trace", "programs", "derivation"},
     {"energy", "overlaps"},
     {"terms", "cost", "meanfield"},
-    {"clamp", "couplings", "quadratic", "dynamics", "forces", "flow", "lifted", "discrete", "stopping"},
-    {"terms", "cost"},
     {
         "clamp",
         "couplings",
@@ -29,7 +27,6 @@ LAYERS = [
         "forces",
         "flow",
         "lifted",
-        "discrete",
         "factorial",
         "conditional",
         "energies",

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from energynet.annealing.path import MIXTURE, Path
 from energynet.clamp import Clamp, Partial
-from energynet.discrete import DiscreteFlow
+from energynet.conditional import ConditionalFlow
 from energynet.errors import SettlingError
 from energynet.samplers import Gibbs, Sampler
 from energynet.samplers.noise import uniform
@@ -94,7 +94,7 @@ class SummedOut:
         high = uniform(tuple(gap.shape), gap, self.generator).logit() < gap
         sizes = [rows(value).shape[1] for value in self.low.values()]
         drawn = {
-            name: self.target.chosen(name, part.to(gap.dtype)).reshape(self.low[name].shape)
+            name: self.target.units[name].value(part.t().to(gap.dtype), self.low[name])
             for name, part in zip(self.names, high.split(sizes, 1), strict=True)
         }
         here = gap.new_tensor(mixture).expand(len(gap), -1)
@@ -122,7 +122,7 @@ class Evaluated:
         return free - (1 - beta) * base.double() - beta * target.double()
 
 
-def _flow(energy: object, clamp: Clamp, start: State, names: Sequence[str]) -> DiscreteFlow:
+def _flow(energy: object, clamp: Clamp, start: State, names: Sequence[str]) -> ConditionalFlow:
     flow = Gibbs().flow(energy, clamp, start)  # type: ignore[arg-type]
     for name in names:
         if name in flow.held:

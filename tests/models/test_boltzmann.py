@@ -88,7 +88,7 @@ def test_a_grid_couples_neighbours_and_has_two_colours(periodic: bool) -> None:
             assert bool(mask[i, j]) == (rows + columns == 1)
     with torch.no_grad():
         machine.weight.fill_(0.4)
-    flow = en.DiscreteFlow(machine, state={"v": torch.ones(2, 24, dtype=F64)})
+    flow = en.ConditionalFlow(machine, state={"v": torch.ones(2, 24, dtype=F64)})
     couplings = flow.couplings(("v",))
     assert couplings is not None
     assert len(couplings.colours) == 2

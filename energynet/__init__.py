@@ -16,6 +16,7 @@ from energynet.link import HardThreshold, Link, Sigmoid, Softmax, SoftThreshold,
 from energynet.meanfield import MeanField
 from energynet.one_hot import OneHot
 from energynet.prior import L0, Cauchy, Laplace, LogCosh, Prior
+from energynet.prior import L0, Cauchy, Laplace, Prior
 from energynet.rules import (
     ZIL,
     Backprop,
@@ -28,6 +29,7 @@ from energynet.rules import (
     LearningRule,
     MaximumAPosteriori,
     MaximumLikelihood,
+    MonteCarloEM,
     Phase,
     Unrolled,
 )
@@ -114,6 +116,7 @@ __all__ = [
     "MeanField",
     "MirrorFlow",
     "Momentum",
+    "MonteCarloEM",
     "Never",
     "NewtonKrylov",
     "NonNegative",

@@ -11,6 +11,8 @@ from energynet.data.idx import read_idx
 from energynet.data.mnist import mnist
 from energynet.data.sequences import PITCHES, evolution, melody, spelt
 from energynet.data.toys import bars_and_stripes, ising, ising_samples, shifter
+from energynet.data.patches import natural_images, patches, split_images
+from energynet.data.whitening import LinearWhitening, SpectralWhitening, Whitening, pca, spectral, zca
 
 if TYPE_CHECKING:
     import os
@@ -35,6 +37,22 @@ __all__ = [
     "read_idx",
     "shifter",
     "spelt",
+    "DataError",
+    "Dataset",
+    "LinearWhitening",
+    "SpectralWhitening",
+    "Split",
+    "Whitening",
+    "digits",
+    "load",
+    "mnist",
+    "natural_images",
+    "patches",
+    "pca",
+    "read_idx",
+    "spectral",
+    "split_images",
+    "zca",
 ]
 
 DATASETS: dict[str, Loader] = {

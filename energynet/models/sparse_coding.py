@@ -50,7 +50,11 @@ class SparseCoding(Composite):
     variance
         sigma^2, of the noise.
     link
-        Whether ``a`` has the link of the prior, if there is one. Samplers of values need it without.
+        Whether ``a`` has the link of the prior, if there is one. Samplers of values need it without, and so
+        does a sparsity that is learned, for which it is left out.
+    learn_sparsity, learn_variance
+        Whether lambda and sigma^2 are parameters, by their logarithms; the energy then has their normalisers,
+        and where both are it is -log p(x, a). They are for `MonteCarloEM`, see `terms.Sparsity`.
     atoms
         What `project_` makes of the atoms: ``"unit"`` norm; ``"nonnegative"``, of unit norm and from 0 up;
         ``"orthonormal"``; or ``"free"``, which leaves them.
@@ -82,17 +86,22 @@ class SparseCoding(Composite):
         *,
         link: bool = True,
         atoms: str = "unit",
+        learn_sparsity: bool = False,
+        learn_variance: bool = False,
     ) -> None:
         prior = prior_of(self, prior)
-        threshold = prior.link(sparsity, nonnegative=nonnegative) if link else None
+        linked = link and not learn_sparsity
+        threshold = prior.link(sparsity, nonnegative=nonnegative) if linked else None
         x = Real(n_inputs)
         a = (NonNegative if nonnegative else Real)(n_atoms, link=threshold)
         super().__init__(x=x, a=a)
         if atoms not in ATOMS:
             raise ValueError(f"SparseCoding: atoms must be one of {', '.join(ATOMS)}, got {atoms!r}")
         self.atoms = atoms
-        self.reconstruction = Reconstruction("a", "x", variance=variance, a=a, x=x)
-        self.penalty = Sparsity(sparsity, prior, a=a)
+        self.reconstruction = Reconstruction(
+            "a", "x", variance=variance, learn_variance=learn_variance, a=a, x=x
+        )
+        self.penalty = Sparsity(sparsity, prior, learn_strength=learn_sparsity, a=a)
         self.project_()
 
     @property
@@ -114,7 +123,7 @@ class SparseCoding(Composite):
 
         1 over it is the step of ISTA; Euler steps of LCA are stable below 2 over it.
         """
-        return float(torch.linalg.matrix_norm(self.weight, 2)) ** 2 / self.reconstruction.variance
+        return float(torch.linalg.matrix_norm(self.weight, 2)) ** 2 / float(self.reconstruction.variance)
 
     def infer(
         self,
@@ -176,7 +185,7 @@ class SparseCoding(Composite):
         Tensor or None
             ``(batch,)``; None unless the prior is Laplace and the sparsity positive.
         """
-        strength, variance = self.penalty.strength, self.reconstruction.variance
+        strength, variance = float(self.penalty.strength), float(self.reconstruction.variance)
         if self.penalty.prior != Laplace() or not strength:
             return None
         x, a, weight = (value.double() for value in (state["x"], state["a"], self.weight))

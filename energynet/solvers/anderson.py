@@ -31,7 +31,7 @@ class Anderson(Secant):
         super().__init__(history)
 
     def combine(self, here: Here, steps: Tensor, changes: Tensor, known: Tensor) -> Tensor:
-        seen = here.free.unsqueeze(1) * changes
+        seen = changes if here.chart.open else here.free.unsqueeze(1) * changes
         products = seen @ seen.mT
         norm = products.diagonal(dim1=1, dim2=2).sqrt()
         known = known & (norm > 0)
@@ -39,6 +39,6 @@ class Anderson(Secant):
         # rows of the unknown are zero; of the others ten units of rounding are what their squares can tell
         least = torch.where(known, 10 * torch.finfo(norm.dtype).eps, 1.0)
         matrix = products / norm / norm.mT + torch.diag_embed(least)
-        part, _ = torch.linalg.solve_ex(matrix, -(seen @ here.force.unsqueeze(2)) / norm)
+        part, _ = torch.linalg.solve_ex(matrix, -(here.force.unsqueeze(1) @ seen.mT).mT / norm)
         part = (part / norm).mT
         return here.scaled(here.force + (part @ seen).squeeze(1)) - (part @ steps).squeeze(1)

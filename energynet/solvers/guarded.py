@@ -113,7 +113,7 @@ class Guarded(Solver):
             "slope": chart.slope(point),
             "residual": chart.residual(point, force),
         }
-        confirmed, kept = _judge(before, step, carry, trial)
+        confirmed, kept = _judge(chart, before, step, carry, trial)
         new: dict[str, Any] = {**choose(confirmed, trial, carry)}
         point = torch.where(column(confirmed, point), point, before)
         here = Here.at(
@@ -155,26 +155,26 @@ def _smooth(solver: Solver, flow: Flow) -> EnergyFlow:
 
 
 def _judge(
-    point: Tensor, step: Tensor, here: State, there: State
+    chart: Chart, point: Tensor, step: Tensor, here: State, there: State
 ) -> tuple[Bool[Tensor, batch], Float[Tensor, batch]]:
     """Whether a trial is confirmed, and what part of the step to keep if it is not."""
-    first, last = (-(at["slope"] * at["force"] * step).sum(1) for at in (here, there))
+    first, last = (-chart.dot(at["slope"], at["force"], step) for at in (here, there))
     change = there["energy"] - here["energy"]
     # the energy is a sum of terms that may cancel; they are about as large as this
     size = torch.maximum(there["energy"].abs(), here["energy"].abs())
-    size = torch.maximum(size, here["curvature"] * (here["slope"] * point.square()).sum(1))
+    size = torch.maximum(size, here["curvature"] * chart.dot(here["slope"], point, point))
     alike = change.abs() <= _ROUNDING * torch.finfo(change.dtype).eps * size
     calm = (last <= _UPHILL * first.abs()) | (there["residual"] <= _PROGRESS * here["residual"])
     confirmed = torch.where(alike, calm, change <= _DECREASE * first.clamp(max=0.0))
     bends = last > first
     flat = first / torch.where(bends, first - last, 1.0)  # where the secant of the slopes vanishes
     kept = torch.where(bends, flat.clamp(_SHORTEST, _LONGEST), _LONGEST)
-    return confirmed, torch.where(torch.isfinite(change), kept, _SHORTEST)
+    return confirmed, torch.where(change.abs() < math.inf, kept, _SHORTEST)
 
 
 def _limit(limit: Tensor, direction: Tensor, confirmed: Tensor, kept: Tensor) -> Float[Tensor, batch]:
     """The length of the longest step that is worth a trial after one was confirmed or not."""
-    length = direction.square().sum(1).sqrt()
+    length = torch.linalg.vector_norm(direction, dim=1)
     bound = length > 0.9 * limit
     return torch.where(confirmed, torch.where(bound, _GROWTH * length, math.inf), kept * length)
 
@@ -182,8 +182,9 @@ def _limit(limit: Tensor, direction: Tensor, confirmed: Tensor, kept: Tensor) ->
 def _downhill(here: Here, direction: Tensor, stuck: Tensor) -> Tensor:
     """The direction on units that can move, within the limit; the force where it does not lead downhill."""
     direction = here.within(here.movable(direction))
-    step = here.chart.project(here.point + direction) - here.point
+    step = here.chart.change(here.point, direction)
     least = torch.finfo(step.dtype).eps ** 0.5
     fall, length = here.dot(here.force, step), here.dot(step, step) * here.dot(here.force, here.force)
-    downhill = (fall >= least * length.sqrt()) & torch.isfinite(direction).all(1) & ~stuck
+    finite = torch.linalg.vector_norm(direction, dim=1) < math.inf
+    downhill = (fall >= least * length.sqrt()) & finite & ~stuck
     return torch.where(column(downhill, direction), direction, here.within(here.scaled(here.force)))

@@ -41,14 +41,14 @@ class LBFGS(Secant):
         With U the upper triangle of <step i, change j>: parts = U^-1 <step, force>, the vector between the
         loops is H0 (force - sum parts change), and the rest U^-T (diagonal parts - <change, vector>).
         """
-        products = (here.weight.unsqueeze(1) * steps) @ changes.mT
+        products = here.weighted(steps) @ changes.mT
         diagonal = products.diagonal(dim1=1, dim2=2)
         seen = (known & (diagonal > 0)).to(steps.dtype)  # weights change, and with them the products
         upper = (products * seen.unsqueeze(1) * seen.unsqueeze(2)).triu() + torch.diag_embed(1 - seen)
-        seen = seen.unsqueeze(2)
-        right = seen * (steps @ (here.weight * here.force).unsqueeze(2))
-        parts = torch.linalg.solve_triangular(upper, right, upper=True)
-        vector = here.scaled(here.force - (parts.mT @ changes).squeeze(1))
-        right = seen * (diagonal.unsqueeze(2) * parts - changes @ (here.weight * vector).unsqueeze(2))
-        rest = torch.linalg.solve_triangular(upper.mT, right, upper=False)
-        return vector + (rest.mT @ steps).squeeze(1)
+        seen = seen.unsqueeze(1)  # rows: torch is slow at products of matrices with columns
+        right = seen * (here.weighted(here.force).unsqueeze(1) @ steps.mT)
+        parts = torch.linalg.solve_triangular(upper.mT, right, upper=False, left=False)
+        vector = here.scaled(here.force - (parts @ changes).squeeze(1))
+        right = seen * (diagonal.unsqueeze(1) * parts - here.weighted(vector).unsqueeze(1) @ changes.mT)
+        rest = torch.linalg.solve_triangular(upper, right, upper=True, left=False)
+        return vector + (rest @ steps).squeeze(1)

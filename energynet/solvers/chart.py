@@ -109,7 +109,7 @@ class Chart:
         return free
 
     def dot(self, weight: Tensor, one: Tensor, other: Tensor) -> Float[Tensor, batch]:
-        """The inner product of each sample under the weights of its units, which are 1 where all slopes are."""
+        """The inner product of each sample under the weights of its units; all are 1 without links."""
         product = one * other
         return product.sum(1) if self.open and self.plain else (weight * product).sum(1)
 

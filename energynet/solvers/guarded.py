@@ -30,6 +30,9 @@ _GROWTH = 4.0  # of the limit, from a step that was as long and was confirmed
 _PATIENCE = 3  # refusals in a row before what is remembered is given up
 
 
+Memory = dict[str, Any]  # tensors, or tuples of them, as a carry
+
+
 class Guarded(Solver):
     """A minimiser with one evaluation of energy and force in a step, each sample on its own.
 
@@ -52,26 +55,24 @@ class Guarded(Solver):
     """
 
     @abstractmethod
-    def propose(self, here: Here, memory: State) -> Float[Tensor, "batch units"]:
+    def propose(self, here: Here, memory: Memory) -> Float[Tensor, "batch units"]:
         """A direction, in flat coordinates; entries of units that cannot move are ignored.
 
         It is shortened to ``here.limit``, unless it keeps to it.
         """
 
-    def blank(self, here: Here) -> State:
-        """An empty memory: a dict of tensors, zero where nothing is known."""
+    def blank(self, here: Here) -> Memory:
+        """An empty memory: tensors that are zero where nothing is known."""
         return {}
 
-    def remember(
-        self, memory: State, step: Tensor, change: Tensor, here: Here, confirmed: Tensor, positive: Tensor
-    ) -> State:
-        """The memory after a step, and what it took off the force, where it was confirmed.
+    def remember(self, memory: Memory, step: Tensor, change: Tensor, here: Here, positive: Tensor) -> Memory:
+        """The memory after a step, and what it took off the force; both are zero where it was refused.
 
         ``positive`` tells where ``here.curvature`` is that of the step.
         """
         return memory
 
-    def forget(self, memory: State, stuck: Tensor) -> State:
+    def forget(self, memory: Memory, stuck: Tensor) -> Memory:
         """The memory, empty for some samples."""
         return memory
 
@@ -116,6 +117,7 @@ class Guarded(Solver):
         confirmed, kept = _judge(chart, before, step, carry, trial)
         new: dict[str, Any] = {**choose(confirmed, trial, carry)}
         point = torch.where(column(confirmed, point), point, before)
+        moved, lost = point - before, carry["force"] - new["force"]
         here = Here.at(
             chart,
             point,
@@ -125,7 +127,7 @@ class Guarded(Solver):
             _limit(carry["limit"], direction, confirmed, kept),
         )
         here, positive = here.after(step, change, confirmed)
-        memory = self.remember(carry["memory"], step, change, here, confirmed, positive)
+        memory = self.remember(carry["memory"], moved, lost, here, confirmed & positive)
         refusals = torch.where(confirmed, 0.0, carry["refusals"] + 1)
         stuck = (refusals > 0) & (refusals % _PATIENCE == 0)
         new |= {

@@ -64,12 +64,6 @@ class Here:
         """The inner product in which the Jacobian of the force is symmetric."""
         return self.chart.dot(self.weight, one, other)
 
-    def weighted(self, vectors: Tensor) -> Tensor:
-        """Vectors, ``(batch, ..., units)``, times the weight of each unit."""
-        if self.chart.open and self.chart.plain:
-            return vectors
-        return self.weight.unsqueeze(1) * vectors if vectors.ndim == 3 else self.weight * vectors
-
     def scaled(self, vector: Tensor) -> Tensor:
         """A vector over the curvature of each unit, as far as `curvature` tells."""
         curvature = self.curvature.unsqueeze(1)

@@ -207,9 +207,9 @@ def main(config: Config) -> None:
     lines = [
         "# Evaluations until the gradient is right",
         "",
-        f"Made by `python experiments/error_coordinates/run.py`; {source.x.shape[1]} inputs, tanh, "
-        f"10 outputs, input and label clamped, {config.batch} images; float32 against the fixed point in float64. "
-        f"Relative errors of the weights' gradients. Trained: after {config.training} steps of Adam by `ZIL`.",
+        f"Made by `python experiments/error_coordinates/run.py`; {source.x.shape[1]} inputs, tanh, 10 "
+        f"outputs; input and label clamped, {config.batch} images. float32 against the fixed point in float64: "
+        f"relative errors of the weights' gradients. Trained: {config.training} steps of Adam by `ZIL`.",
         "",
         *circumstances(),
         "",

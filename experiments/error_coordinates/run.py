@@ -208,8 +208,8 @@ def main(config: Config) -> None:
         "# Evaluations until the gradient is right",
         "",
         f"Made by `python experiments/error_coordinates/run.py`; {source.x.shape[1]} inputs, tanh, 10 "
-        f"outputs; input and label clamped, {config.batch} images. float32 against the fixed point in float64: "
-        f"relative errors of the weights' gradients. Trained: {config.training} steps of Adam by `ZIL`.",
+        f"outputs; input and label clamped, {config.batch} images. float32 against the fixed point in "
+        f"float64: relative errors of the weights' gradients. Trained: {config.training} steps of `ZIL`.",
         "",
         *circumstances(),
         "",

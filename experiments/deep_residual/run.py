@@ -49,6 +49,9 @@ class Config:
     batch: int = 64
     """Digits in a batch."""
 
+    exact: bool = True
+    """Train the deep network by an exact rule, too."""
+
     steps: int = 32
     """Of state inference, by Euler's method with step `dt` from the feed-forward pass: about the depth."""
 
@@ -214,14 +217,15 @@ def main(config: Config) -> None:
         config = replace(config, depths=(2, 4), rates=(0.01, 0.03), epochs=1, steps=2, width=8)
     source = data.load("digits")
     runs: dict[Key, Run] = {}
-    for kind, depth in [*[("MaximumAPosteriori", d) for d in config.depths], ("ZIL", config.depths[1])]:
+    kinds = [("MaximumAPosteriori", depth) for depth in config.depths]
+    for kind, depth in [*kinds, ("ZIL", config.depths[1])] if config.exact else kinds:
         for mu in (True, False):
             for rate in config.rates:
                 run = train(kind, depth, mu, rate, source, config)
                 runs[kind, depth, mu, rate] = run
                 print(kind, depth, mu, rate, [round(v, 3) for v in run.loss], round(run.test, 3), flush=True)
     lines = [
-        "# A residual network of 32 layers",
+        f"# A residual network of {config.depths[1]} layers",
         "",
         "Made by `python experiments/deep_residual/run.py`; 8x8 digits, "
         f"64-{config.width}-...-{config.width}-10 with {config.depths[0]} and {config.depths[1]} "

@@ -36,7 +36,7 @@ class Config:
     networks: tuple[tuple[int, int], ...] = ((300, 2), (128, 8), (128, 16))
     """Width and number of the hidden layers of each network."""
 
-    evaluations: tuple[int, ...] = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 50, 100, 200, 400)
+    evaluations: tuple[int, ...] = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 50, 100)
     """Of energy and force, after which the gradient is taken."""
 
     training: int = 300

@@ -6,16 +6,19 @@ from typing import Any as _Any
 from energynet import exact, models, samplers, terms
 from energynet.annealing import AnnealedImportanceSampling, PartitionEstimate, Tractable
 from energynet.clamp import Partial
+from energynet.conditional import ConditionalFlow
 from energynet.cost import Cost, CrossEntropy, SquaredError
-from energynet.discrete import DiscreteFlow
 from energynet.energy import Energy, ProximalTerm, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
 from energynet.flow import Flow, GradientFlow, MirrorFlow
 from energynet.lifted import LiftedFlow
 from energynet.link import Link, Sigmoid, Softmax, SoftThreshold, Tanh
+from energynet.meanfield import MeanField
+from energynet.one_hot import OneHot
 from energynet.rules import (
     ZIL,
     Backprop,
+    ContrastiveDivergence,
     ContrastiveHebbian,
     EquilibriumPropagation,
     FixedPrediction,
@@ -23,6 +26,7 @@ from energynet.rules import (
     IncrementalPC,
     LearningRule,
     MaximumAPosteriori,
+    MaximumLikelihood,
     Phase,
     Unrolled,
 )
@@ -74,10 +78,11 @@ __all__ = [
     "Backprop",
     "Bit",
     "BlockDescent",
+    "ConditionalFlow",
+    "ContrastiveDivergence",
     "ContrastiveHebbian",
     "Cost",
     "CrossEntropy",
-    "DiscreteFlow",
     "EagerFallback",
     "Energy",
     "EquilibriumPropagation",
@@ -97,11 +102,14 @@ __all__ = [
     "LiftedFlow",
     "Link",
     "MaximumAPosteriori",
+    "MaximumLikelihood",
+    "MeanField",
     "MirrorFlow",
     "Momentum",
     "Never",
     "NewtonKrylov",
     "NonNegative",
+    "OneHot",
     "ParallelTempering",
     "Partial",
     "PartitionEstimate",

@@ -77,6 +77,8 @@ def split(energy: Energy, clamp: Clamp) -> tuple[State, dict[str, Partial]]:
         if name not in energy.variables:
             energy.check({name: value if isinstance(value, Tensor) else value.value}, partial=True)
         if isinstance(value, Partial):
+            energy.variables[name].check_shape(name, value.value)
+            energy.variables[name].check_mask(name, value.full_mask)
             held[name] = value
         elif isinstance(value, Tensor):
             whole[name] = value

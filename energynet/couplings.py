@@ -1,8 +1,8 @@
-"""Couplings: how the units of a quadratic energy of two-valued variables read each other.
+"""Couplings: how the units of a quadratic energy read each other.
 
-With bits x (0 where a unit is at its low value, 1 at its high one) such an energy is that of a Boltzmann
-machine: what a unit gains by being high, its gap E(low) - E(high), is drive + K x, K symmetric with a zero
-diagonal.
+In their code x (`energynet.units`: for two-valued units 0 at the low value and 1 at the high one) such an
+energy is that of a Boltzmann machine: the field on an entry, such as the gap E(low) - E(high), is
+drive + K x, K symmetric and zero between the entries of one unit.
 """
 
 from __future__ import annotations
@@ -26,28 +26,51 @@ _PROBES = 2**24  # entries of the coupling matrix that are found at once
 
 
 class Couplings(ABC):
-    """The symmetric matrix K of the couplings of units, in bits.
+    """The symmetric matrix K of the couplings of units, in their code.
 
     Parameters
     ----------
     own
-        The force on each unit by its own value, dF_i / ds_i, shape ``(units,)``; not part of K.
+        The force on each entry by its own value, dF_i / ds_i, shape ``(entries,)``; not part of K.
+    each
+        How many entries, one after the other, make a unit.
     """
 
-    def __init__(self, own: Float[Tensor, units]) -> None:
+    def __init__(self, own: Float[Tensor, units], each: int) -> None:
         self.own = own
+        self.each = each
+
+    @property
+    def count(self) -> int:
+        """The number of units."""
+        return len(self.own) // self.each
+
+    def entries(self, units: Tensor) -> Tensor:
+        """The places of the entries of some units."""
+        if self.each == 1:
+            return units
+        return (units.unsqueeze(1) * self.each + torch.arange(self.each, device=units.device)).flatten()
 
     @abstractmethod
-    def pull(self, index: Tensor, bits: Float[Tensor, units * batch]) -> Tensor:
-        """K x in some of the units, ``(some, batch)``."""
+    def pull(self, index: Tensor, code: Float[Tensor, units * batch]) -> Tensor:
+        """K x in some of the entries, ``(some, batch)``."""
 
     @abstractmethod
     def among(self, index: Tensor) -> Tensor:
-        """K between some units, ``(some, some)``; the same unit may be there more than once."""
+        """K between some entries, ``(some, some)``; the same one may be there more than once."""
 
     @abstractmethod
+    def coupled(self) -> Callable[[int], np.ndarray]:
+        """The entries that an entry is coupled to."""
+
     def neighbours(self) -> Callable[[int], np.ndarray]:
-        """The indices of the units that a unit is coupled to."""
+        """The units that a unit is coupled to."""
+        coupled, each = self.coupled(), self.each
+        if each == 1:
+            return coupled
+        return lambda unit: np.unique(
+            np.concatenate([coupled(entry) for entry in range(unit * each, (unit + 1) * each)]) // each
+        )
 
     @abstractmethod
     def alike(self, other: Couplings) -> bool:
@@ -70,7 +93,7 @@ class Couplings(ABC):
 
         The next unit is the one with the most colours among its neighbours (Brelaz 1979, Commun. ACM 22:251).
         """
-        units = len(self.own)
+        units = self.count
         neighbours = self.neighbours()
         colour = np.full(units, -1)
         seen = np.zeros((units, 8), dtype=bool)
@@ -89,7 +112,7 @@ class Couplings(ABC):
     @cached_property
     def levels(self) -> tuple[Tensor, ...]:
         """Groups of uncoupled units that, one after the other, do what the units in their order would do."""
-        units = len(self.own)
+        units = self.count
         neighbours = self.neighbours()
         level = np.zeros(units, dtype=np.int64)
         for unit in range(units):
@@ -106,17 +129,17 @@ class Couplings(ABC):
 class Dense(Couplings):
     """Couplings as a matrix."""
 
-    def __init__(self, own: Tensor, matrix: Float[Tensor, units * units]) -> None:
-        super().__init__(own)
+    def __init__(self, own: Tensor, each: int, matrix: Float[Tensor, units * units]) -> None:
+        super().__init__(own, each)
         self.matrix = matrix
 
-    def pull(self, index: Tensor, bits: Tensor) -> Tensor:
-        return self.matrix.index_select(0, index) @ bits
+    def pull(self, index: Tensor, code: Tensor) -> Tensor:
+        return self.matrix.index_select(0, index) @ code
 
     def among(self, index: Tensor) -> Tensor:
         return self.matrix.index_select(0, index).index_select(1, index)
 
-    def neighbours(self) -> Callable[[int], np.ndarray]:
+    def coupled(self) -> Callable[[int], np.ndarray]:
         coupled = (self.matrix != 0).cpu().numpy()
         return lambda unit: np.flatnonzero(coupled[unit])
 
@@ -128,19 +151,19 @@ class Dense(Couplings):
 class Sparse(Couplings):
     """Couplings as a list of neighbours for each unit, filled up with some of strength zero."""
 
-    def __init__(self, own: Tensor, others: Tensor, strength: Tensor) -> None:
-        super().__init__(own)
+    def __init__(self, own: Tensor, each: int, others: Tensor, strength: Tensor) -> None:
+        super().__init__(own, each)
         self.others, self.strength = others, strength
 
-    def pull(self, index: Tensor, bits: Tensor) -> Tensor:
+    def pull(self, index: Tensor, code: Tensor) -> Tensor:
         others, strength = self.others.index_select(0, index), self.strength.index_select(0, index)
-        return functional.embedding_bag(others, bits, mode="sum", per_sample_weights=strength)
+        return functional.embedding_bag(others, code, mode="sum", per_sample_weights=strength)
 
     def among(self, index: Tensor) -> Tensor:
         others, strength = self.others.index_select(0, index), self.strength.index_select(0, index)
         return ((others.unsqueeze(2) == index) * strength.unsqueeze(2)).sum(1)
 
-    def neighbours(self) -> Callable[[int], np.ndarray]:
+    def coupled(self) -> Callable[[int], np.ndarray]:
         others, there = self.others.cpu().numpy(), (self.strength != 0).cpu().numpy()
         return lambda unit: others[unit][there[unit]]
 
@@ -152,15 +175,17 @@ class Sparse(Couplings):
         )
 
 
-def probed(products: Callable[[Tensor], Tensor], width: Float[Tensor, units]) -> Couplings | None:
+def probed(products: Callable[[Tensor], Tensor], width: Float[Tensor, units], each: int) -> Couplings | None:
     """The couplings of an energy whose Hessian is constant.
 
     Parameters
     ----------
     products
-        From directions ``(some, units)`` to the change of the force along each of them.
+        From directions ``(some, entries)`` to the change of the force along each of them.
     width
-        The distance between the two values of each unit.
+        The change of each entry for a change of its code by 1.
+    each
+        How many entries make a unit.
 
     Returns
     -------
@@ -178,7 +203,8 @@ def probed(products: Callable[[Tensor], Tensor], width: Float[Tensor, units]) ->
         ones.scatter_(1, rows.unsqueeze(1), 1.0)
         block = products(ones).clone()
         own.append(block.gather(1, rows.unsqueeze(1)).squeeze(1))
-        block.scatter_(1, rows.unsqueeze(1), 0.0)
+        first_of = rows.unsqueeze(1) // each * each
+        block.scatter_(1, first_of + torch.arange(each, device=rows.device), 0.0)
         block *= width * width.index_select(0, rows).unsqueeze(1)
         if most and int((block != 0).sum(1).max()) <= most:
             sparse.append(_listed(block))
@@ -190,13 +216,13 @@ def probed(products: Callable[[Tensor], Tensor], width: Float[Tensor, units]) ->
             blocks.append(block)
     diagonal = torch.cat(own)
     if not most:
-        return Dense(diagonal, torch.cat(blocks))
+        return Dense(diagonal, each, torch.cat(blocks))
     longest = max(others.shape[1] for others, _ in sparse)
     others, strength = (
         torch.cat([functional.pad(part, (0, longest - part.shape[1])) for part in parts])
         for parts in zip(*sparse, strict=True)
     )
-    return Sparse(diagonal, others, strength)
+    return Sparse(diagonal, each, others, strength)
 
 
 def _listed(block: Tensor) -> tuple[Tensor, Tensor]:

@@ -136,9 +136,10 @@ class Dynamics:
 
     def separable(self, number: int) -> Kernel:
         """The curvature of the separable variables."""
-        return self._curvature_kernel(self.blocks[number].separable)
+        return self.second(self.blocks[number].separable)
 
-    def _curvature_kernel(self, names: tuple[str, ...]) -> Kernel:
+    def second(self, names: tuple[str, ...]) -> Kernel:
+        """The curvature of variables whose units do not read each other."""
         function = self._function
 
         def second(point: State) -> State:
@@ -156,7 +157,7 @@ class Dynamics:
     def _curvature_traces(self, name: str) -> bool:
         """Whether the second derivative can be traced; torch fixes the size of the batch in that of abs."""
         try:
-            self._curvature_kernel((name,))
+            self.second((name,))
         except TraceError:
             return False
         return True

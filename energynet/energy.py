@@ -179,7 +179,7 @@ class Energy(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # traces are made again; they cannot be pickled
-        return {k: v for k, v in self.__dict__.items() if k not in ("_programs", "_prepared")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_programs", "_prepared", "_factorial")}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Energy:
         clone = type(self).__new__(type(self))

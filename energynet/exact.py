@@ -58,7 +58,7 @@ class Moments:
         E[s s'] of every pair of units, by the names of two variables: ``second["v", "h"]`` has the shape
         ``(batch, *shape of v, *shape of h)``.
     marginals
-        The probability that a unit is at its high value, each ``(batch, *shape)``.
+        The probability that an entry is at its high value, each ``(batch, *shape)``.
     log_partition
         As in `log_partition`, ``(batch,)``.
     """
@@ -77,7 +77,8 @@ def log_partition(
     Parameters
     ----------
     energy
-        Whose free variables are all discrete, with at most 20 units that no clamp holds.
+        Whose free variables are all discrete, with at most 2**20 states of the units that no clamp holds, as
+        many as 20 bits have.
     clamp
         Variables to hold, as in `settle`: tensors, or `Partial` for a part of one.
     temperature
@@ -102,7 +103,7 @@ def log_partition(
 def distribution(energy: Energy, *, clamp: Clamp | None = None, temperature: float = 1.0) -> Distribution:
     """The probability exp(-E / T) / Z of every state; parameters and errors are those of `log_partition`.
 
-    Units that a partial clamp holds count among the 20, for the states are the same for all samples.
+    Units that a partial clamp holds are counted too, for the states are the same for all samples.
     """
     return _Enumeration(energy, clamp, temperature, every=True).distribution()
 
@@ -145,51 +146,69 @@ class _Enumeration:
 
     def _place(self, masks: State, filled: State, every: bool) -> None:
         """Find the units to count, and what the others are held at."""
-        fixed = [torch.zeros(self._batch, 0, dtype=torch.bool, device=self._like.device)]
+        listed: list[tuple[tuple[float, ...], ...]] = []  # the values of each unit
+        held = [torch.zeros(self._batch, 0, dtype=torch.bool, device=self._like.device)]
         at = [self._like.new_zeros(self._batch, 0)]
-        for name, size in zip(self._variables, self._sizes, strict=True):
+        for (name, variable), size in zip(self._variables.items(), self._sizes, strict=True):
             there = name in masks
-            fixed.append(rows(masks[name]) if there else fixed[0].new_zeros(self._batch, size))
+            listed += [variable.alternatives] * (size // len(variable.alternatives[0]))
+            held.append(rows(masks[name]) if there else held[0].new_zeros(self._batch, size))
             at.append(rows(filled[name]) if there else at[0].new_zeros(self._batch, size))
-        self._fixed, self._at = torch.cat(fixed, 1), torch.cat(at, 1)
-        counted = torch.ones_like(self._fixed[0]) if every else ~self._fixed.all(0)
+        self._held, self._at = torch.cat(held, 1), torch.cat(at, 1)
+        self._partly = bool(self._held.any())
+        self._list(listed)
+        fixed = self._held[:, self._first]
+        counted = torch.ones_like(fixed[0]) if every else ~fixed.all(0)
         self._counted = counted.nonzero().squeeze(1)
-        self._partly = bool(self._fixed.any())
-        self._repeats = self._fixed[:, self._counted].sum(1).to(self._like.dtype) * math.log(2)
-        if len(self._counted) > _UNITS:
+        radix = [len(listed[unit]) for unit in self._counted.tolist()]
+        self._repeats = fixed[:, self._counted].to(self._like.dtype) @ self._like.new_tensor(radix).log()
+        self._total = math.prod(radix)
+        if self._total > 2**_UNITS:
             raise SettlingError(
-                f"exact: {len(self._counted)} free units have 2**{len(self._counted)} states, more than the "
+                f"exact: {len(radix)} free units have {_power(self._total)} states, more than the "
                 f"2**{_UNITS} that are enumerated; clamp some, or estimate the partition function by "
                 "AnnealedImportanceSampling"
             )
-        each = zip(self._variables.values(), self._sizes, strict=True)
-        self._ends = self._like.new_tensor([v.values for v, size in each for _ in range(size)]).reshape(-1, 2)
+        strides = [math.prod(radix[place + 1 :]) for place in range(len(radix))]
+        whole = {"dtype": torch.int64, "device": self._like.device}
+        self._radix, self._strides = torch.tensor(radix, **whole), torch.tensor(strides, **whole)
+
+    def _list(self, listed: list[tuple[tuple[float, ...], ...]]) -> None:
+        """Of every entry the unit and its values, of every unit the first entry."""
+        most = max((len(values) for values in listed), default=1)
+        table, unit, first = [], [], []
+        for number, values in enumerate(listed):
+            first.append(len(unit))
+            for entry in zip(*values, strict=True):
+                table.append([*entry, *[0.0] * (most - len(entry))])
+                unit.append(number)
+        self._table = self._like.new_tensor(table).reshape(-1, most)
+        whole = {"dtype": torch.int64, "device": self._like.device}
+        self._unit, self._first = torch.tensor(unit, **whole), torch.tensor(first, **whole)
 
     def _chunks(self) -> Iterator[Tensor]:
         """The states by their numbers, some at a time."""
-        total = 2 ** len(self._counted)
+        total = self._total
         width = max(1, sum(self._sizes) + sum(v[0].numel() for v in self._clamp.values() if len(v)))
         size = max(1, _ENTRIES // (max(1, self._batch) * width))
         for first in range(0, total, size):
             yield torch.arange(first, min(total, first + size), device=self._like.device)
 
     def _states(self, numbers: Tensor) -> Tensor:
-        """The states of some numbers, ``(states, units)``; units that are not counted are low."""
-        counted = len(self._counted)
-        places = torch.arange(counted - 1, -1, -1, device=numbers.device)
-        high = torch.zeros(len(numbers), len(self._ends), dtype=torch.bool, device=numbers.device)
-        high[:, self._counted] = ((numbers.unsqueeze(1) >> places) & 1).bool()
-        return torch.where(high, self._ends[:, 1], self._ends[:, 0])
+        """The states of some numbers, ``(states, entries)``; other units have their first value."""
+        digits = numbers.new_zeros(len(numbers), len(self._first))
+        digits[:, self._counted] = numbers.unsqueeze(1) // self._strides % self._radix
+        return self._table.t().gather(0, digits[:, self._unit])
 
     def _values(self, numbers: Tensor) -> Tensor:
-        """The states of some numbers for each sample, ``(batch, states, units)``, held units as held."""
+        """The states of some numbers for each sample, ``(batch, states, entries)``, held units as held."""
         values = self._states(numbers).expand(self._batch, -1, -1)
         if not self._partly:
             return values
-        return torch.where(self._fixed.unsqueeze(1), self._at.unsqueeze(1), values)
+        return torch.where(self._held.unsqueeze(1), self._at.unsqueeze(1), values)
 
     def _named(self, values: Tensor) -> State:
-        """Units along the last dimension as variables."""
+        """Entries along the last dimension as variables."""
         parts = values.split(self._sizes, -1) if self._sizes else ()
         return {
             name: part.reshape(*part.shape[:-1], *variable.shape)
@@ -213,12 +232,12 @@ class _Enumeration:
     def distribution(self) -> Distribution:
         def chunk(numbers: Tensor) -> Tensor:
             values = self._states(numbers).expand(self._batch, -1, -1)
-            allowed = (~self._fixed.unsqueeze(1) | (values == self._at.unsqueeze(1))).all(2)
+            allowed = (~self._held.unsqueeze(1) | (values == self._at.unsqueeze(1))).all(2)
             return self._weights(values).masked_fill(~allowed, -math.inf)
 
         weights = torch.cat([_lean(chunk, numbers) for numbers in self._chunks()], 1)
         total = weights.logsumexp(1)
-        every = torch.arange(2 ** len(self._counted), device=self._like.device)
+        every = torch.arange(self._total, device=self._like.device)
         return Distribution(self._named(self._states(every)), (weights - total.unsqueeze(1)).exp(), total)
 
     def moments(self) -> Moments:
@@ -232,7 +251,9 @@ class _Enumeration:
 
         firsts, seconds = zip(*(_lean(chunk, numbers) for numbers in self._chunks()), strict=True)
         mean, second = torch.stack(firsts).sum(0), torch.stack(seconds).sum(0)
-        low, high = self._ends.unbind(1)
+        each = list(zip(self._variables.values(), self._sizes, strict=True))
+        low = self._like.new_tensor([v.low for v, size in each for _ in range(size)])
+        high = self._like.new_tensor([v.high for v, size in each for _ in range(size)])
         names, shapes = list(self._variables), [v.shape for v in self._variables.values()]
         blocks = [part.split(self._sizes, 2) for part in second.split(self._sizes, 1)] if names else []
         return Moments(
@@ -252,3 +273,8 @@ def _lean(chunk: Callable[[Tensor], Result], numbers: Tensor) -> Result:
     if not torch.is_grad_enabled():
         return chunk(numbers)
     return checkpoint(chunk, numbers, use_reentrant=False, preserve_rng_state=False)
+
+
+def _power(states: int) -> str:
+    exponent = states.bit_length() - 1
+    return f"2**{exponent}" if states == 2**exponent else f"about 2**{math.log2(states):.1f}"

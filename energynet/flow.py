@@ -127,9 +127,9 @@ class EnergyFlow(Flow):
         """Raise `SettlingError` if this flow cannot move a variable."""
         if not isinstance(variable, Continuous):
             raise SettlingError(
-                f"{type(self).__name__} cannot move {name!r}, which is {variable!r}: with two values it has "
-                "no direction to move in; clamp it, or, where all free variables are discrete, use a sampler "
-                "for them: Gibbs() or Glauber()"
+                f"{type(self).__name__} cannot move {name!r}, which is {variable!r}: with a few values it "
+                "has no direction to move in; clamp it, or use Gibbs() or Glauber(), which move continuous "
+                "variables beside it if the energy is quadratic in them"
             )
 
     def _links(self) -> dict[str, Link]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from energynet.derivation import Derivation, weighted
 from energynet.dynamics import Block, Curvature, Dynamics
 from energynet.energy import Conditioned, Energy, usable
-from energynet.errors import TraceError
+from energynet.errors import SettlingError, TraceError
 from energynet.link import Link
 from energynet.programs import program_of, signature
 from energynet.quadratic import Quadratic
@@ -97,6 +97,10 @@ class Forces(ABC):
     @abstractmethod
     def separable(self, number: int, point: State) -> tuple[Tensor, ...]:
         """The second derivative of the energy in each unit of each separable variable of a block."""
+
+    @abstractmethod
+    def curvature(self, name: str, point: State) -> Tensor:
+        """The second derivative of the energy in each unit of a variable, if they do not read each other."""
 
     @abstractmethod
     def take(self, index: Tensor) -> Forces:
@@ -194,6 +198,9 @@ class TracedForces(Forces):
 
     def separable(self, number: int, point: State) -> tuple[Tensor, ...]:
         return self._run(self.dynamics.separable(number), point)
+
+    def curvature(self, name: str, point: State) -> Tensor:
+        return self._run(self.dynamics.second((name,)), point)[0]
 
     @property
     def convexity(self) -> dict[int, tuple[bool, ...]]:
@@ -348,6 +355,9 @@ class EagerForces(Forces):
 
     def separable(self, number: int, point: State) -> tuple[Tensor, ...]:
         return ()
+
+    def curvature(self, name: str, point: State) -> Tensor:
+        raise SettlingError(f"the energy cannot be traced, so that its curvature in {name!r} is not known")
 
     def take(self, index: Tensor) -> EagerForces:
         clamp = {name: value.index_select(0, index) for name, value in self._conditioned.clamp.items()}

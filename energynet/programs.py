@@ -121,7 +121,7 @@ class _Identity:
         return id(self.value)
 
 
-_INTERNAL = set(vars(nn.Module())) | {"_programs", "_prepared", "_variables", "_fallback"}
+_INTERNAL = set(vars(nn.Module())) | {"_programs", "_prepared", "_factorial", "_variables", "_fallback"}
 _INTERNAL.discard("training")
 
 

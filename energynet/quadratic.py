@@ -1,4 +1,4 @@
-"""Two-valued variables in which an energy is quadratic: what the trace tells of them."""
+"""Variables in which an energy is quadratic: what the trace tells of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from energynet.errors import TraceError
 from energynet.state import State
 from energynet.trace import PARAMETER, Environment, Kernel, Program, degree, dependence, versions
 from energynet.trace.capture import Function
-from energynet.variable import Variable, rows
+from energynet.units import Units
+from energynet.variable import rows
 
 
 @final
@@ -36,9 +37,7 @@ class Quadratic:
         self._probe = probe
         self._made: tuple[object, list[Tensor], Couplings | None] | None = None
 
-    def couplings(
-        self, parameters: Mapping[str, Tensor], variables: Mapping[str, Variable]
-    ) -> Couplings | None:
+    def couplings(self, parameters: Mapping[str, Tensor], units: Mapping[str, Units]) -> Couplings | None:
         """The couplings of the units, made anew when a parameter has changed since.
 
         None where they depend on more than parameters, or are too many to keep.
@@ -49,21 +48,19 @@ class Quadratic:
         made = self._made
         if made is not None and made[0] == now and len(now) == len(parameters):
             return made[2]
-        found = self._found(self._probe, parameters, variables)
+        found = self._found(self._probe, parameters, units)
         if made is not None and made[2] is not None and found is not None and found.alike(made[2]):
             found.adopt(made[2])
         self._made = (now, list(parameters.values()), found)  # held, so that no other takes their address
         return found
 
     def _found(
-        self, probe: Kernel, parameters: Mapping[str, Tensor], variables: Mapping[str, Variable]
+        self, probe: Kernel, parameters: Mapping[str, Tensor], units: Mapping[str, Units]
     ) -> Couplings | None:
         sizes = [math.prod(spec.shape) for spec in self._specs]
         like = torch.empty(0, dtype=self._specs[0].dtype, device=self._specs[0].device)
-        ends = [(variables[name].low, variables[name].high) for name in self.names]
-        width = torch.cat(
-            [like.new_full((n,), high - low) for n, (low, high) in zip(sizes, ends, strict=True)]
-        )
+        width = torch.cat([like.new_full((units[name].size,), units[name].width) for name in self.names])
+        (each,) = {units[name].entries for name in self.names}
 
         def products(directions: Tensor) -> Tensor:
             parts = zip(directions.split(sizes, 1), self._specs, strict=True)
@@ -72,7 +69,7 @@ class Quadratic:
             return torch.cat([rows(change) for change in changes], 1)
 
         with torch.no_grad():
-            return probed(products, width)
+            return probed(products, width, each)
 
 
 def quadratic(program: Program, key: Hashable, function: Function, names: Sequence[str]) -> Quadratic | None:

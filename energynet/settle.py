@@ -10,8 +10,8 @@ from torch import Tensor
 
 from energynet.clamp import Clamp
 from energynet.compiled import CompiledSteps
+from energynet.conditional import ConditionalFlow
 from energynet.derivation import Derivation
-from energynet.discrete import DiscreteFlow, is_discrete
 from energynet.energy import Energy
 from energynet.flow import EnergyFlow
 from energynet.recording import Recorder, Recording
@@ -20,6 +20,7 @@ from energynet.samplers import Glauber
 from energynet.solution import Solution, check_converged, check_finite
 from energynet.solvers import LBFGS, BlockDescent, Proximal, Solver
 from energynet.stopping import Never, Until
+from energynet.variable import Discrete
 
 
 def settle(
@@ -49,7 +50,8 @@ def settle(
         Variables to hold: tensors, or `Partial` for a part of one. A clamp overrides ``state``.
     solver
         By default the one that `default_solver` chooses: `BlockDescent`, or `LBFGS` where units of one
-        variable read each other; `Proximal` for terms with a kink; `Glauber` at T = 0 for discrete variables.
+        variable read each other; `Proximal` for terms with a kink; `Glauber` at T = 0 where a variable is
+        discrete.
     max_steps
         The most steps that any sample takes.
     until
@@ -123,7 +125,7 @@ def flow_of(
 def _mover(energy: Energy, clamp: Clamp) -> Solver:
     """A solver whose flow is that of `default_solver`."""
     free = {n: v for n, v in energy.variables.items() if not isinstance(clamp.get(n), Tensor)}
-    if is_discrete(free):
+    if any(isinstance(v, Discrete) for v in free.values()):
         return Glauber()
     links = {n: v.link for n, v in free.items() if v.link is not None}
     kinks = (p for _, p in energy.parts() if p.derivation(links) is Derivation.PROXIMAL)
@@ -133,10 +135,10 @@ def _mover(energy: Energy, clamp: Clamp) -> Solver:
 def default_solver(flow: EnergyFlow) -> Solver:
     """The solver of a flow where the user names none, as `experiments/minimisers` found them quickest.
 
-    `Glauber` for discrete variables, `Proximal` where a term has a kink, `BlockDescent` where no unit reads
-    another of its own variable, else `LBFGS`.
+    `Glauber` where a variable is discrete, `Proximal` where a term has a kink, `BlockDescent` where no unit
+    reads another of its own variable, else `LBFGS`.
     """
-    if isinstance(flow, DiscreteFlow):
+    if isinstance(flow, ConditionalFlow):
         return Glauber()
     if flow.proximal:
         return Proximal()

@@ -62,6 +62,20 @@ def check_state(
     partial
         Whether values may be missing.
     """
+    check_forms(owner, variables, state, reference, partial=partial)  # first: another device shows no values
+    for name, value in state.items():
+        variables[name].check_values(name, value)
+
+
+def check_forms(
+    owner: str,
+    variables: Mapping[str, Variable],
+    state: Mapping[str, Tensor],
+    reference: Tensor | None,
+    *,
+    partial: bool,
+) -> None:
+    """The same of names, shapes, dtypes and devices alone, whatever the values are."""
     for name in state:
         if name not in variables:
             raise StateError(
@@ -72,9 +86,7 @@ def check_state(
         raise StateError(f"{owner}: no value for {', '.join(map(repr, missing))} in the state")
     for name, value in state.items():
         variables[name].check_shape(name, value)
-    _check_agreement(variables, state, reference)  # before values, which another device cannot show
-    for name, value in state.items():
-        variables[name].check_values(name, value)
+    _check_agreement(variables, state, reference)
 
 
 def _check_agreement(

@@ -91,6 +91,9 @@ class Variable(ABC):
                 f"got values from {low:g} to {high:g}; rescale them or declare another domain"
             )
 
+    def check_mask(self, name: str, mask: Tensor) -> None:  # noqa: B027 (most domains can be held anywhere)
+        """Raise `StateError` where a mask that broadcasts to a value holds less than a whole unit."""
+
     @property
     def bounded(self) -> bool:
         """Whether the domain has an end."""
@@ -255,9 +258,22 @@ class Interval(Continuous):
 
 
 class Discrete(Variable):
-    """A variable with two values; `Gibbs` and `Glauber` move it, ODE solvers refuse it."""
+    """A variable whose units take a few values each; `Gibbs` and `Glauber` move it, ODE solvers refuse it."""
+
+    @property
+    @abstractmethod
+    def alternatives(self) -> tuple[tuple[float, ...], ...]:
+        """The values that one unit can take, each as the entries of the unit."""
+
+
+class TwoValued(Discrete):
+    """A discrete variable whose every entry is a unit with two values."""
 
     values: tuple[float, float]
+
+    @property
+    def alternatives(self) -> tuple[tuple[float, ...], ...]:
+        return tuple((value,) for value in self.values)
 
     def project(self, value: Tensor) -> Tensor:
         """The nearer of the two values; the lower one halfway."""
@@ -291,14 +307,14 @@ class Discrete(Variable):
 
 
 @final
-class Bit(Discrete):
+class Bit(TwoValued):
     """A variable with the values 0 and 1."""
 
     low, high, values = 0.0, 1.0, (0.0, 1.0)
 
 
 @final
-class Spin(Discrete):
+class Spin(TwoValued):
     """A variable with the values -1 and +1."""
 
     low, high, values = -1.0, 1.0, (-1.0, 1.0)

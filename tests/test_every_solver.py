@@ -27,13 +27,12 @@ def problem_of(family: str, dtype: torch.dtype = torch.float64) -> Problem:
 def refusal(solver: str, problem: Problem) -> str | None:
     """What the error of a pair that makes no sense has to say."""
     if solver in DISCRETE:
-        return (
-            None
-            if problem.discrete
-            else r"discrete variables; .* is (Real|NonNegative|Unit|Interval)\(.*Langevin"
-        )
+        if not (problem.discrete or problem.normal):
+            return r"(quadratic in .*|without a link; .* is )(Real|NonNegative|Unit|Interval)\(.*Langevin"
+        pairs = all(isinstance(v, (en.Bit, en.Spin)) for v in problem.energy.variables.values())
+        return None if pairs or solver != "Gibbs random" else r"scan='random'.*systematic"
     if problem.discrete:
-        return r"(Bit|Spin)\(.*(Gibbs|Glauber)"
+        return r"(Bit|Spin|OneHot)\(.*(Gibbs|Glauber)"
     if solver in CONTINUOUS:
         return None if problem.density else r"SoftThreshold\(0.2.*density"
     if problem.kink and solver in MINIMISERS:
@@ -94,8 +93,7 @@ def _start(problem: Problem, dtype: torch.dtype) -> dict[str, Tensor]:
     start = {}
     for name, variable in problem.energy.variables.items():
         noise = torch.randn(3, *variable.shape, generator=generator, dtype=torch.float64).to(dtype)
-        high = torch.where(noise > 0, variable.high, variable.low).to(dtype)
-        start[name] = high if problem.discrete else variable.project(noise)
+        start[name] = variable.project(noise)
     return start
 
 

@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 from energynet.annealing.path import MIXTURE, Mixed, Path, Tilted
+from energynet.annealing.summed import SummedOut
 from energynet.annealing.tractable import Standard, Tractable, Uncoupled
 from energynet.clamp import Clamp, Partial
-from energynet.discrete import is_discrete
+from energynet.conditional import is_discrete
 from energynet.energy import Conditioned, Energy
 from energynet.errors import SettlingError, StateError
 from energynet.flow import EnergyFlow
 from energynet.samplers import Gibbs, HamiltonianMonteCarlo, Sampler
 from energynet.state import State
-from energynet.variable import Continuous, Variable
+from energynet.variable import Discrete, Variable
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -101,9 +102,9 @@ class AnnealedImportanceSampling:
         such as `terms.Field`, fitted to the data. `Standard` by default: uniform on discrete variables and
         intervals, standard normal on unbounded ones, half of one on those with one end.
     sampler
-        Moves the chains, one step at each b; its own temperature is not used. By default `Gibbs` where all
-        free variables are discrete, ``HamiltonianMonteCarlo(dt=0.1, steps=10)`` where all are continuous. A
-        dt that fits the energy is better; the statistics tell the rate of acceptance.
+        Moves the chains, one step at each b; its own temperature is not used. By default `Gibbs` where a free
+        variable is discrete, ``HamiltonianMonteCarlo(dt=0.1, steps=10)`` where all are continuous. A dt that
+        fits the energy is better; the statistics tell the rate of acceptance.
     steps
         Values of b after 0, evenly spaced. 1000, of the order of what Salakhutdinov and Murray (2008) needed
         for RBMs; halve and double it, and see whether the estimate moves.
@@ -111,6 +112,11 @@ class AnnealedImportanceSampling:
         In place of ``steps``: the values of b, from 0 to 1.
     chains
         For each sample of the clamp. 100, for a standard error of a tenth of the spread of the weights.
+    summed
+        Names of discrete variables that are summed out in closed form, whose units are independent given the
+        others: one layer of a restricted Boltzmann machine, every other layer of a deep one (Salakhutdinov
+        and Murray 2008, eq. 17). The chains are those of the other variables; the weights vary less. None by
+        default.
 
     Raises
     ------
@@ -132,6 +138,7 @@ class AnnealedImportanceSampling:
         steps: int = 1000,
         betas: Sequence[float] | Tensor | None = None,
         chains: int = 100,
+        summed: Sequence[str] = (),
     ) -> None:
         for name, number in (("steps", steps), ("chains", chains)):
             if not isinstance(number, int) or number < 1:
@@ -150,6 +157,7 @@ class AnnealedImportanceSampling:
         self.sampler = sampler
         self.betas = tuple(step / steps for step in range(steps + 1)) if betas is None else _betas(betas)
         self.chains = chains
+        self.summed = tuple(summed)
         self._paths: dict[tuple[str, ...], Path] = {}
 
     def estimate(
@@ -215,6 +223,9 @@ class AnnealedImportanceSampling:
     ) -> PartitionEstimate:
         free = {name: path.variables[name] for name in _free(self.energy, clamp)}
         sampler = default_sampler(free) if self.sampler is None else self.sampler
+        if self.summed:
+            law = SummedOut(path, self.summed, wide, start, sampler, generator)
+            return self._run_summed(path, clamp, law, like, betas)
         batch, chains = len(like), len(next(iter(start.values()))) // len(like)
         stops = [path.place(beta) if beta > 0 else None for beta in betas[1:-1]]
         table = torch.tensor([path.gap, *(stop[0] for stop in stops if stop)], dtype=like.dtype)
@@ -239,6 +250,29 @@ class AnnealedImportanceSampling:
             reverse=betas[0] > betas[-1],
             state={n: value.unflatten(0, (batch, chains)) for n, value in flow.values(point).items()},
             statistics={n: (value / moves).unflatten(0, (batch, chains)) for n, value in told.items()},
+        )
+
+    def _run_summed(
+        self, path: Path, clamp: Clamp, law: SummedOut, like: Tensor, betas: Sequence[float]
+    ) -> PartitionEstimate:
+        rest, told = law.rest, {}
+        count = len(next(iter(rest.values())))
+        weights = torch.zeros(count, dtype=torch.float64, device=like.device)
+        for before, beta in pairwise(betas):
+            here = law.evaluate(rest)
+            weights = weights + here.log_density(beta) - here.log_density(before)
+            if beta not in (0.0, 1.0):
+                rest, statistics = law.move(rest, here.gap(beta), path.place(beta))
+                for name, value in statistics.items():
+                    told[name] = told[name] + value if name in told else value
+        moves = len(betas) - 2
+        chains = (len(like), count // len(like))
+        return PartitionEstimate(
+            log_weights=weights.unflatten(0, chains),
+            log_base=path.base.log_partition(clamp, like).double(),
+            reverse=betas[0] > betas[-1],
+            state={n: value.unflatten(0, chains) for n, value in law.moving.values(rest).items()},
+            statistics={n: (value / moves).unflatten(0, chains) for n, value in told.items()},
         )
 
     def _flow(
@@ -283,15 +317,10 @@ class AnnealedImportanceSampling:
 
 
 def default_sampler(variables: Mapping[str, Variable]) -> Sampler:
-    """Gibbs for discrete variables, Hamiltonian Monte Carlo for continuous ones."""
-    if is_discrete(variables):
+    """Gibbs where a variable is discrete, Hamiltonian Monte Carlo for continuous ones."""
+    if any(isinstance(variable, Discrete) for variable in variables.values()):
         return Gibbs()
-    if all(isinstance(variable, Continuous) for variable in variables.values()):
-        return HamiltonianMonteCarlo(dt=0.1, steps=10)
-    raise SettlingError(
-        "AnnealedImportanceSampling: some free variables are discrete and some continuous, which no sampler "
-        "here moves together; give one as sampler="
-    )
+    return HamiltonianMonteCarlo(dt=0.1, steps=10)
 
 
 def _free(energy: Energy, clamp: Clamp) -> tuple[str, ...]:

@@ -78,7 +78,8 @@ class Standard(Tractable):
             low, high = self.ends[name]
             infinite = math.isinf(low) + math.isinf(high)
             if isinstance(variable, Discrete):
-                each = math.log(2)
+                choices = variable.alternatives
+                each = math.log(len(choices)) / len(choices[0])  # of an entry
             elif infinite == 0:
                 each = math.log(high - low)
             else:

@@ -1,5 +1,7 @@
 """Models: energies of the literature, assembled from terms."""
 
+from energynet.models.boltzmann import BoltzmannMachine
+from energynet.models.deep_boltzmann import DeepBoltzmannMachine
 from energynet.models.dense import DenseAssociativeMemory
 from energynet.models.hetero import BidirectionalMemory, SequenceMemory
 from energynet.models.hierarchical import HierarchicalMemory
@@ -7,9 +9,13 @@ from energynet.models.hopfield import GradedHopfield, Hopfield
 from energynet.models.layered import LayeredHopfield
 from energynet.models.modern import ModernHopfield
 from energynet.models.predictive import PredictiveCoding
+from energynet.models.rbm import ConditionalRBM, RestrictedBoltzmannMachine
 
 __all__ = [
     "BidirectionalMemory",
+    "BoltzmannMachine",
+    "ConditionalRBM",
+    "DeepBoltzmannMachine",
     "DenseAssociativeMemory",
     "GradedHopfield",
     "HierarchicalMemory",
@@ -17,5 +23,6 @@ __all__ = [
     "LayeredHopfield",
     "ModernHopfield",
     "PredictiveCoding",
+    "RestrictedBoltzmannMachine",
     "SequenceMemory",
 ]

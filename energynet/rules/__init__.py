@@ -2,15 +2,18 @@
 
 from energynet.rules.backprop_equivalent import ZIL, FixedPrediction
 from energynet.rules.base import LearningRule, Phase
+from energynet.rules.divergence import ContrastiveDivergence
 from energynet.rules.equilibrium import EquilibriumPropagation
 from energynet.rules.feedforward import Backprop
 from energynet.rules.hebbian import ContrastiveHebbian
+from energynet.rules.likelihood import MaximumLikelihood
 from energynet.rules.predictive import IncrementalPC, MaximumAPosteriori
 from energynet.rules.reference import ImplicitDifferentiation, Unrolled
 
 __all__ = [
     "ZIL",
     "Backprop",
+    "ContrastiveDivergence",
     "ContrastiveHebbian",
     "EquilibriumPropagation",
     "FixedPrediction",
@@ -18,6 +21,7 @@ __all__ = [
     "IncrementalPC",
     "LearningRule",
     "MaximumAPosteriori",
+    "MaximumLikelihood",
     "Phase",
     "Unrolled",
 ]

@@ -60,13 +60,18 @@ def _names(energy: Energy) -> list[str]:
 
 def _traced(energy: Energy, phases: Sequence[Phase]) -> Gradient:
     names = _names(energy)
-    if len(phases) == 2 and phases[0].opposite(phases[1]):
+    if len(phases) == 2 and phases[0].opposite(phases[1]) and _aligned(phases):
         return _paired(energy, phases, names)
     total: Gradient = {}
     for phase in phases:
         for name, value in _single(phase, names).items():
             total[name] = total[name] + value if name in total else value
     return total
+
+
+def _aligned(phases: Sequence[Phase]) -> bool:
+    """Whether the samples of all phases are as many."""
+    return len({len(phase.solution.status) for phase in phases}) == 1
 
 
 def _single(phase: Phase, names: Sequence[str], *, value: bool = False) -> Gradient:

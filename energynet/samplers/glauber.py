@@ -6,7 +6,7 @@ from typing import final
 
 import torch
 
-from energynet.discrete import DiscreteFlow
+from energynet.conditional import ConditionalFlow, Kind
 from energynet.samplers.noise import uniform
 from energynet.samplers.single_unit import SingleUnit, in_order
 from energynet.samplers.sweep import Sweep
@@ -22,6 +22,10 @@ class Glauber(SingleUnit):
     moves in a sweep. At T > 0 a unit becomes high with probability 1 / (1 + exp((E(high) - E(low)) / T))
     (Glauber 1963, J. Math. Phys. 4:294), which leaves exp(-E / T) as it is.
 
+    Choices among categories and continuous units, in which the energy must be quadratic, are updated by the
+    distributions that `Gibbs` draws them from, after the two-valued units: one variable after the other, the
+    units of each in random order. A continuous unit is at rest once it moves by no more than rounding.
+
     Parameters
     ----------
     temperature
@@ -36,10 +40,15 @@ class Glauber(SingleUnit):
         """At T = 0 a sweep that has moved nothing; above, never."""
         return Never() if self.temperature else Stationary(atol=0.0)
 
-    def prepare(self, flow: DiscreteFlow) -> None:
-        flow.couplings(flow.names)
+    def prepare(self, flow: ConditionalFlow) -> None:
+        for names in flow.courses:
+            flow.couplings(names)
 
-    def sweep(self, flow: DiscreteFlow, sweep: Sweep, generator: torch.Generator | None) -> None:
+    def sweep(self, flow: ConditionalFlow, sweep: Sweep, generator: torch.Generator | None) -> None:
         like = next(iter(sweep.state.values()))
-        units = sum(flow.size(name) for name in flow.names)
-        in_order(flow, sweep, uniform((units,), like, generator).argsort(), repeats=False)
+        for names in flow.courses:
+            if len(flow.courses) > 1 and len(names) == 1 and flow.kind(names[0]) is Kind.SEPARATE:
+                sweep.separate(names)  # their order makes no difference
+                continue
+            units = sum(flow.units[name].count for name in names)
+            in_order(flow, sweep, names, uniform((units,), like, generator).argsort())

@@ -72,3 +72,8 @@ def uniform(shape: tuple[int, ...], like: Tensor, randomness: Randomness) -> Ten
         numbers = Draw("uniform", like.dtype, like.device)(shape, randomness)
     spacing = torch.finfo(numbers.dtype).eps
     return numbers * (1 - spacing) + spacing / 4
+
+
+def numbers(kind: str, shape: tuple[int, ...], like: Tensor, randomness: Randomness) -> Tensor:
+    """Random numbers of a kind, ``"normal"`` or ``"uniform"``."""
+    return (normal if kind == "normal" else uniform)(shape, like, randomness)

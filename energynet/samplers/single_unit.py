@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
 
 from energynet.clamp import Clamp
-from energynet.discrete import DiscreteFlow
+from energynet.conditional import ConditionalFlow
 from energynet.energy import Energy
 from energynet.errors import SettlingError
 from energynet.flow import Flow
 from energynet.samplers.base import Sampler, Temperature
-from energynet.samplers.sweep import HeatBath, Sweep
+from energynet.samplers.sweep import Bath, Sweep
 from energynet.state import State
+from energynet.units import Pair
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -36,20 +37,20 @@ class SingleUnit(Sampler):
         *,
         generator: torch.Generator | None = None,
         differentiable: bool = False,
-    ) -> DiscreteFlow:
-        return DiscreteFlow(energy, clamp, state, generator=generator, differentiable=differentiable)
+    ) -> ConditionalFlow:
+        return ConditionalFlow(energy, clamp, state, generator=generator, differentiable=differentiable)
 
     @abstractmethod
-    def prepare(self, flow: DiscreteFlow) -> None:
+    def prepare(self, flow: ConditionalFlow) -> None:
         """Find out what sweeps need to know of the energy, for they must not ask tensors for numbers."""
 
     @abstractmethod
-    def sweep(self, flow: DiscreteFlow, sweep: Sweep, generator: torch.Generator | None) -> None:
+    def sweep(self, flow: ConditionalFlow, sweep: Sweep, generator: torch.Generator | None) -> None:
         """The updates of one sweep."""
 
     @final
     def init(self, flow: Flow, state: State) -> Any:
-        self.prepare(discrete(self, flow))
+        self.prepare(conditional(self, flow))
         batch = next(iter(state.values()))
         return {"changed": batch.new_zeros(len(batch)), "updates": batch.new_zeros(len(batch))}
 
@@ -62,30 +63,37 @@ class SingleUnit(Sampler):
         generator: torch.Generator | None,
         temperature: Temperature,
     ) -> tuple[State, Any, Float[Tensor, batch]]:
-        flow = discrete(self, flow)
-        sweep = Sweep(flow, state, HeatBath(temperature, generator))
+        flow = conditional(self, flow)
+        sweep = Sweep(flow, state, Bath(temperature, generator))
         self.sweep(flow, sweep, generator)
-        updates = carry["updates"] + sum(flow.size(name) for name in flow.names)
+        updates = carry["updates"] + sum(units.count for units in flow.units.values())
         return sweep.state, {"changed": carry["changed"] + sweep.changed, "updates": updates}, sweep.released
 
     def statistics(self, carry: Any) -> dict[str, Float[Tensor, batch]]:
         return {"flips": carry["changed"] / carry["updates"].clamp(min=1.0)}
 
 
-def discrete(sampler: Sampler, flow: Flow) -> DiscreteFlow:
-    """The flow, if it is one of two-valued units; else `SettlingError`."""
-    if not isinstance(flow, DiscreteFlow):
+def conditional(sampler: Sampler, flow: Flow) -> ConditionalFlow:
+    """The flow, if it is one of units given all others; else `SettlingError`."""
+    if not isinstance(flow, ConditionalFlow):
         raise SettlingError(
-            f"{type(sampler).__name__} moves units with two values, so it needs a DiscreteFlow, "
+            f"{type(sampler).__name__} draws one unit given all others, so it needs a ConditionalFlow, "
             f"got a {type(flow).__name__}"
         )
     return flow
 
 
-def in_order(flow: DiscreteFlow, sweep: Sweep, order: Tensor, *, repeats: bool) -> None:
-    """Update units of all variables in an order."""
-    couplings = flow.couplings(flow.names)
-    if couplings is None:
-        sweep.energies(flow.names, order)
+def in_order(
+    flow: ConditionalFlow, sweep: Sweep, names: Sequence[str], order: Tensor, *, repeats: bool = False
+) -> None:
+    """Update units of some variables, of one of its courses, in an order."""
+    couplings = flow.couplings(names)
+    if isinstance(flow.units[names[0]], Pair):
+        if couplings is None:
+            sweep.energies(names, order)
+        else:
+            sweep.sequence(names, couplings, order, repeats=repeats)
+    elif couplings is None:
+        sweep.choices(names[0], order)
     else:
-        sweep.sequence(flow.names, couplings, order, repeats=repeats)
+        sweep.groups(names[0], couplings, order.split(1))

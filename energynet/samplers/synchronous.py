@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor
 
-from energynet.discrete import DiscreteFlow, Kind
+from energynet.conditional import ConditionalFlow, Kind
 from energynet.energy import Energy
 from energynet.flow import Clamp, Flow
 from energynet.samplers.base import Sampler, Temperature
-from energynet.samplers.single_unit import discrete
-from energynet.samplers.sweep import HeatBath, Sweep
+from energynet.samplers.single_unit import conditional
+from energynet.samplers.sweep import Bath, Sweep
 from energynet.state import State
 from energynet.stopping import Never, Stationary, Until
 from energynet.variable import rows
@@ -52,11 +52,11 @@ class Synchronous(Sampler):
         *,
         generator: torch.Generator | None = None,
         differentiable: bool = False,
-    ) -> DiscreteFlow:
-        return DiscreteFlow(energy, clamp, state, generator=generator, differentiable=differentiable)
+    ) -> ConditionalFlow:
+        return ConditionalFlow(energy, clamp, state, generator=generator, differentiable=differentiable)
 
     def init(self, flow: Flow, state: State) -> Any:
-        flow = discrete(self, flow)
+        flow = conditional(self, flow)
         for name in flow.names:
             couplings = flow.couplings((name,)) if flow.kind(name) is Kind.COUPLED else None
             _ = couplings is not None and couplings.hollow  # asks tensors for numbers, which no step may
@@ -71,8 +71,8 @@ class Synchronous(Sampler):
         generator: torch.Generator | None,
         temperature: Temperature,
     ) -> tuple[State, Any, Float[Tensor, batch]]:
-        flow = discrete(self, flow)
-        sweep = Sweep(flow, state, HeatBath(temperature, generator))
+        flow = conditional(self, flow)
+        sweep = Sweep(flow, state, Bath(temperature, generator))
         sweep.together()
         back = [rows(sweep.state[name] == before).all(1) for name, before in carry["before"].items()]
         again = torch.stack(back).all(0) & (sweep.changed > 0)
@@ -81,7 +81,7 @@ class Synchronous(Sampler):
             "before": state,
             "cycling": again & cold,
             "changed": carry["changed"] + sweep.changed,
-            "updates": carry["updates"] + sum(flow.size(name) for name in flow.names),
+            "updates": carry["updates"] + sum(units.count for units in flow.units.values()),
         }
         return sweep.state, told, sweep.released
 

@@ -23,6 +23,8 @@ from energynet.stopping import Never, Until
 if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
 
+_OTHER = "other "
+
 
 @final
 class ParallelTempering(Solver):
@@ -107,6 +109,20 @@ class ParallelTempering(Solver):
             "returning": torch.zeros(batch, count, dtype=torch.bool, device=device),
             "round_trips": zero,
         }
+
+    def kept(self, carry: Any) -> State:
+        """The other replicas, and which pairs are next."""
+        return {"attempts": carry["attempts"], **{_OTHER + n: v for n, v in carry["others"].items()}}
+
+    def resume(self, flow: Flow, state: State, kept: State) -> Any:
+        carry = self.init(flow, state)
+        if "attempts" not in kept:
+            return carry
+        count = len(self.temperatures)
+        others = {name: kept[_OTHER + name] for name in state}
+        replicas = _join({n: torch.cat([v.unsqueeze(1), others[n]], 1) for n, v in state.items()})
+        inner = self.sampler.init(energy_flow(self, flow).repeat(count), replicas)
+        return {**carry, "others": others, "sampler": _split(inner, count), "attempts": kept["attempts"]}
 
     def step(
         self, flow: Flow, state: State, carry: Any, generator: torch.Generator | None

@@ -99,6 +99,14 @@ class Solver(ABC):
             state, carry, _ = self.step(flow, state, carry, generator)
         return self.step(flow, state, carry, generator)
 
+    def kept(self, carry: Any) -> State:
+        """What chains that persist must keep beside their state, by name; nothing by default."""
+        return {}
+
+    def resume(self, flow: Flow, state: State, kept: State) -> Any:
+        """The carry of chains that go on: by default that of `init`, for the energy may have changed."""
+        return self.init(flow, state)
+
     def statistics(self, carry: Any) -> dict[str, Float[Tensor, batch]]:
         """What the carry tells of each sample, such as its rate of acceptance; for `Solution.statistics`."""
         return {}

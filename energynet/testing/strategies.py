@@ -138,7 +138,7 @@ def _value(
     normal = torch.randn(shape, generator=generator, dtype=torch.float64)
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
     if isinstance(variable, Discrete):
-        value = torch.where(uniform < 0.5, *(torch.tensor(v, dtype=torch.float64) for v in variable.values))
+        value = variable.project(variable.low + (variable.high - variable.low) * uniform)
     elif isinstance(variable, Continuous) and variable.link is not None:
         potential = 1.5 * normal
         if isinstance(variable.link, SoftThreshold):  # beyond the threshold, for there is a kink at zero

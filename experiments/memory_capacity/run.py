@@ -139,7 +139,7 @@ def errors(power: int, units: int, count: int, generator: torch.Generator) -> fl
         patterns = 2.0 * torch.randint(0, 2, (count, units), generator=generator).double() - 1
         model = en.models.DenseAssociativeMemory(patterns, power=power)
         some = patterns[: max(1, 2**22 // (units * count))]
-        flow = en.DiscreteFlow(model, None, {"s": some})
+        flow = en.ConditionalFlow(model, None, {"s": some})
         with torch.no_grad():
             wrong += float((flow.velocity(some_point := {"s": some})["s"] > 0).sum())
         total += some_point["s"].numel()

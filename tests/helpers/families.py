@@ -24,7 +24,8 @@ class Problem:
     energy: en.Energy
     clamp: dict[str, Any]
     kink: bool = False  # a term with a kink in the values that gradient flow moves
-    discrete: bool = False
+    discrete: bool = False  # whether a free variable is
+    normal: bool = False  # whether each continuous unit is normal given the others, within its ends
     density: bool = True  # whether exp(-E) of what a sampler would move is a density
     convex: bool = True
     quadratic: bool = True  # but for its kinks
@@ -53,7 +54,7 @@ def _layered(activation: str, held: bool = False) -> Problem:
     if held:
         mask = torch.tensor([True, False, True, False, False])
         clamp["h2"] = en.Partial(torch.full((3, 5), 0.3, dtype=torch.float64), mask)
-    return Problem(model, clamp)
+    return Problem(model, clamp, normal=activation == "hardsigmoid")
 
 
 def _lasso(variable: en.Variable, **more: Any) -> Problem:
@@ -90,6 +91,7 @@ def _box() -> Problem:
     return Problem(
         Functional(energy, tensors, f=en.Real(6), s=en.Interval(6, low=-0.5, high=0.4, tau=2.0)),
         {"f": _normal(3, 6, seed=7)},
+        normal=True,
     )
 
 
@@ -153,7 +155,28 @@ def _spring() -> Problem:
         energy = leak + coupling + en.terms.Field(s=en.NonNegative(3))
     energy = energy.double()
     randomise(energy, torch.Generator().manual_seed(4), scale=0.5)
-    return Problem(energy, {})
+    return Problem(energy, {}, normal=True)
+
+
+def _gaussian() -> Problem:
+    """A restricted machine of real visible units and hidden bits."""
+    with torch.random.fork_rng(devices=[]):
+        v, h = en.Real(4), en.Bit(3)
+        energy = Leak(v=v) + en.terms.Bilinear("v", "h", v=v, h=h) + en.terms.Field(h=h)
+    energy = energy.double()
+    randomise(energy, torch.Generator().manual_seed(3), scale=0.5)
+    return Problem(energy, {}, discrete=True, convex=False)
+
+
+def _choices() -> Problem:
+    """A mixture: the centre that a choice picks, real coordinates about it, and a coupling of two choices."""
+
+    def energy(e: Any, x: Tensor, s: Tensor) -> Tensor:
+        means = s @ e.C
+        return 0.5 * (x - means).square().sum((1, 2)) - ((s[:, 0] @ e.J) * s[:, 1]).sum(1)
+
+    tensors = {"C": _normal(3, 2, seed=4), "J": _normal(3, 3, seed=5)}
+    return Problem(Functional(energy, tensors, x=en.Real(2, 2), s=en.OneHot(2, 3)), {}, discrete=True)
 
 
 THRESHOLD = en.SoftThreshold(SPARSITY)
@@ -176,4 +199,6 @@ FAMILIES: dict[str, Callable[[], Problem]] = {
     "Ising spins": lambda: _machine(en.Spin(5)),
     "restricted": _restricted,
     "triples": _triples,
+    "real and bits": _gaussian,
+    "choices": _choices,
 }

@@ -44,9 +44,9 @@ def test_energies_and_differences(power: int, interaction: str) -> None:
         -2.0 * model,
         model + model,
     ):  # the last is no energy of features, as far as is known
-        flow = en.DiscreteFlow(energy, None, {"s": s})
+        flow = en.ConditionalFlow(energy, None, {"s": s})
         expected = flips(energy, {"s": s}, ["s"])["s"]
-        assert torch.allclose(flow.differences(flow.start)["s"], expected, rtol=0, atol=1e-11)
+        assert torch.allclose(-flow.fields(flow.start)["s"], expected, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize(("power", "interaction"), KINDS)

@@ -130,7 +130,7 @@ def test_each_sample_has_its_own_temperature(kind: str, scan: str) -> None:
         assert released.isfinite().all()
     assert_distributed(energy, {n: v[::2] for n, v in state.items()}, 2.0)
     cold = {n: v[1::2] for n, v in state.items()}
-    rest = en.DiscreteFlow(energy, None, cold)
+    rest = en.ConditionalFlow(energy, None, cold)
     assert (rest.residual(cold, rest.velocity(cold)) == 0).all()
     if scan != "random":
         assert (released[1::2] == 0).all()

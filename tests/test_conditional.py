@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import energynet as en
+from energynet.conditional import Kind
 from energynet.couplings import Dense, Sparse
-from energynet.discrete import Kind
 from energynet.samplers.noise import Tape
-from energynet.samplers.sweep import HeatBath, Sweep
+from energynet.samplers.sweep import Bath, Sweep
 from helpers.discrete import dense, every_state, flips, grid, noise, other, restricted, torus
 from helpers.functional import Functional
 
@@ -55,11 +55,11 @@ def test_differences_are_those_of_flipping_each_unit(family: str) -> None:
     state = every_state(energy)
     if len(next(iter(state.values()))) > 300:
         state = {name: value[::37] for name, value in state.items()}
-    flow = en.DiscreteFlow(energy, None, state)
-    found, expected = flow.differences(flow.start), flips(energy, state, list(energy.variables))
+    flow = en.ConditionalFlow(energy, None, state)
+    found, expected = flow.fields(flow.start), flips(energy, state, list(energy.variables))
     assert list(found) == list(energy.variables)
     for name, value in expected.items():
-        assert torch.allclose(found[name], value, rtol=0, atol=1e-12)
+        assert torch.allclose(-found[name], value, rtol=0, atol=1e-12)
     released = flow.velocity(flow.start)
     for name, value in expected.items():
         sign = torch.where(state[name] == energy.variables[name].high, 1.0, -1.0)
@@ -73,16 +73,16 @@ def test_an_energy_that_cannot_be_traced_has_differences_too() -> None:
     energy = other("untraceable", en.Spin)
     state = every_state(energy)
     with pytest.warns(en.EagerFallback):
-        flow = en.DiscreteFlow(energy, None, state)
-    assert torch.allclose(flow.differences(state)["s"], flips(energy, state, ["s"])["s"], rtol=0, atol=1e-12)
+        flow = en.ConditionalFlow(energy, None, state)
+    assert torch.allclose(-flow.fields(state)["s"], flips(energy, state, ["s"])["s"], rtol=0, atol=1e-12)
 
 
 def test_many_differences_are_evaluated_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("energynet.discrete._REPLICAS", 3 * 16 * 4)  # three of the four units
+    monkeypatch.setattr("energynet.energies._REPLICAS", 3 * 16 * 4)  # three of the four units
     energy = other("quartic", en.Spin)
     state = every_state(energy)
-    flow = en.DiscreteFlow(energy, None, state)
-    assert torch.allclose(flow.differences(state)["s"], flips(energy, state, ["s"])["s"], rtol=0, atol=1e-12)
+    flow = en.ConditionalFlow(energy, None, state)
+    assert torch.allclose(-flow.fields(state)["s"], flips(energy, state, ["s"])["s"], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("family", ["spins", "two variables", "quartic"])
@@ -91,14 +91,14 @@ def test_held_units_release_nothing(family: str) -> None:
     state = every_state(energy)
     name = next(iter(state))
     mask = noise(*state[name].shape) > 0
-    flow = en.DiscreteFlow(energy, {name: en.Partial(state[name], mask)}, state)
+    flow = en.ConditionalFlow(energy, {name: en.Partial(state[name], mask)}, state)
     released = flow.velocity(flow.start)[name]
     assert (released[mask] == 0).all()
     assert (released[~mask] != 0).all()
 
 
 def test_what_is_no_more_than_rounding_is_no_residual() -> None:
-    flow = en.DiscreteFlow(family_of("spins"), None, {"s": torch.ones(3, 5, dtype=F64)})
+    flow = en.ConditionalFlow(family_of("spins"), None, {"s": torch.ones(3, 5, dtype=F64)})
     released = -torch.ones(3, 5, dtype=F64)
     released[:, 2] = torch.tensor([1e-16, 1e-12, -1e-16], dtype=F64)
     assert flow.residual(flow.start, {"s": released}).tolist() == [0.0, 1e-12, 0.0]
@@ -109,17 +109,17 @@ def test_a_clamped_variable_is_part_of_the_field(held: str) -> None:
     energy = restricted(en.Bit(4), en.Spin(3))
     state = every_state(energy)
     free = "h" if held == "v" else "v"
-    flow = en.DiscreteFlow(energy, {held: state[held]}, {free: state[free]})
-    assert torch.allclose(flow.differences({free: state[free]})[free], flips(energy, state, [free])[free])
+    flow = en.ConditionalFlow(energy, {held: state[held]}, {free: state[free]})
+    assert torch.allclose(-flow.fields({free: state[free]})[free], flips(energy, state, [free])[free])
 
 
 def test_coefficients_that_depend_on_a_clamp_need_energies() -> None:
     energy = Functional(gated, {"W": noise(3, 3)}, x=en.Real(3), s=en.Spin(3))
     s = every_state(energy, ["s"])["s"]
     x = noise(len(s), 3, seed=5)
-    flow = en.DiscreteFlow(energy, {"x": x}, {"s": s})
+    flow = en.ConditionalFlow(energy, {"x": x}, {"s": s})
     assert flow.kind("s") is Kind.OTHER
-    assert torch.allclose(flow.differences({"s": s})["s"], flips(energy, {"x": x, "s": s}, ["s"])["s"])
+    assert torch.allclose(-flow.fields({"s": s})["s"], flips(energy, {"x": x, "s": s}, ["s"])["s"])
 
 
 @cache
@@ -142,13 +142,13 @@ KINDS = {
 
 @pytest.mark.parametrize("family", KINDS)
 def test_the_trace_tells_how_units_may_be_updated(family: str) -> None:
-    flow = en.DiscreteFlow(family_of(family))
+    flow = en.ConditionalFlow(family_of(family))
     assert {name: flow.kind(name) for name in flow.names} == KINDS[family]
 
 
 def test_couplings_are_the_matrix_in_bits_and_follow_the_parameters() -> None:
     energy = dense(en.Spin(4), own=True)
-    flow = en.DiscreteFlow(energy)
+    flow = en.ConditionalFlow(energy)
     for _ in range(2):
         found = flow.couplings(("s",))
         assert isinstance(found, Dense)
@@ -161,7 +161,7 @@ def test_couplings_are_the_matrix_in_bits_and_follow_the_parameters() -> None:
 
 
 def test_couplings_of_a_grid_are_a_list_of_neighbours() -> None:
-    flow = en.DiscreteFlow(torus(8, 8, coupling=0.25))
+    flow = en.ConditionalFlow(torus(8, 8, coupling=0.25))
     found = flow.couplings(("s",))
     assert isinstance(found, Sparse)
     assert found.others.shape == (64, 4)
@@ -183,7 +183,7 @@ def test_couplings_of_a_grid_are_a_list_of_neighbours() -> None:
     ids=["4x6", "8x8", "3x4", "5x5", "7x9", "9", "open 3x3", "open 5x7", "open 4x5", "open 9x9", "complete"],
 )  # fmt: skip
 def test_colours_are_few_and_no_two_coupled_units_share_one(energy: en.Energy, colours: int) -> None:
-    found = en.DiscreteFlow(energy).couplings(("s",))
+    found = en.ConditionalFlow(energy).couplings(("s",))
     assert found is not None
     groups = found.colours
     assert len(groups) == colours
@@ -193,7 +193,7 @@ def test_colours_are_few_and_no_two_coupled_units_share_one(energy: en.Energy, c
 
 
 def test_levels_keep_the_order_of_coupled_units() -> None:
-    found = en.DiscreteFlow(torus(8, 9)).couplings(("s",))
+    found = en.ConditionalFlow(torus(8, 9)).couplings(("s",))
     assert found is not None
     level = np.zeros(72, dtype=int)
     for number, group in enumerate(found.levels):
@@ -207,7 +207,7 @@ def test_levels_keep_the_order_of_coupled_units() -> None:
 
 def test_a_pattern_of_couplings_that_stays_is_coloured_once() -> None:
     energy = torus(8, 8)
-    flow = en.DiscreteFlow(energy)
+    flow = en.ConditionalFlow(energy)
     first = flow.couplings(("s",))
     assert first is not None
     colours = first.colours
@@ -228,17 +228,17 @@ def test_a_pattern_of_couplings_that_stays_is_coloured_once() -> None:
 def test_groups_do_what_one_unit_after_the_other_does(temperature: float, order: str) -> None:
     energy = torus(4, 4)
     start = {"s": noise(9, 4, 4).sign()}
-    flow = en.DiscreteFlow(energy, None, start)
+    flow = en.ConditionalFlow(energy, None, start)
     couplings = flow.couplings(("s",))
     assert couplings is not None
     groups = getattr(couplings, order)
     sequence = torch.cat(groups) if order == "colours" else torch.arange(16)
     uniform = torch.rand(16, 9, dtype=F64, generator=torch.Generator().manual_seed(1))
-    first = Sweep(flow, start, HeatBath(temperature, Tape(given=[uniform])))
-    first.groups(["s"], couplings, groups)
-    second = Sweep(flow, start, HeatBath(temperature, Tape(given=[uniform[sequence]])))
+    first = Sweep(flow, start, Bath(temperature, Tape(given=[uniform])))
+    first.groups("s", couplings, groups)
+    second = Sweep(flow, start, Bath(temperature, Tape(given=[uniform[sequence]])))
     second.sequence(["s"], couplings, sequence, repeats=False)
-    third = Sweep(flow, start, HeatBath(temperature, Tape(given=[uniform[sequence]])))
+    third = Sweep(flow, start, Bath(temperature, Tape(given=[uniform[sequence]])))
     third.energies(["s"], sequence)
     for sweep in (second, third):
         assert torch.equal(first.state["s"], sweep.state["s"])
@@ -250,7 +250,7 @@ def test_groups_do_what_one_unit_after_the_other_does(temperature: float, order:
 def test_a_long_sequence_is_cut_into_panels_that_see_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     energy = dense(en.Spin(7), own=True)
     start = {"s": noise(50, 7).sign()}
-    flow = en.DiscreteFlow(energy, None, start)
+    flow = en.ConditionalFlow(energy, None, start)
     couplings = flow.couplings(("s",))
     assert couplings is not None
     order = torch.tensor([3, 3, 0, 6, 3, 1, 0, 5, 5, 2, 3, 1])
@@ -258,11 +258,11 @@ def test_a_long_sequence_is_cut_into_panels_that_see_one_another(monkeypatch: py
     found = []
     for panel in (1, 2, 5, 48):
         monkeypatch.setattr("energynet.samplers.sweep._PANEL", panel)
-        sweep = Sweep(flow, start, HeatBath(0.8, Tape(given=[uniform])))
+        sweep = Sweep(flow, start, Bath(0.8, Tape(given=[uniform])))
         sweep.sequence(["s"], couplings, order, repeats=True)
         found.append(sweep)
     monkeypatch.undo()
-    reference = Sweep(flow, start, HeatBath(0.8, Tape(given=[uniform])))
+    reference = Sweep(flow, start, Bath(0.8, Tape(given=[uniform])))
     reference.energies(["s"], order)
     for sweep in found:
         assert torch.equal(sweep.state["s"], reference.state["s"])
@@ -270,13 +270,45 @@ def test_a_long_sequence_is_cut_into_panels_that_see_one_another(monkeypatch: py
         assert torch.allclose(sweep.released, reference.released, atol=1e-12)
 
 
-@pytest.mark.parametrize("solver", [en.Gibbs(), en.Glauber()], ids=["Gibbs", "Glauber"])
-def test_continuous_variables_are_refused(solver: en.Solver) -> None:
-    energy = restricted(en.Bit(2), en.Real(3))
-    with pytest.raises(
-        en.SettlingError, match=r"Gibbs and Glauber need discrete.*'h' is Real\(3\): clamp it.*Langevin"
-    ):
-        en.settle(energy, solver=solver)
+def quartic(e: Any, v: Tensor, h: Tensor) -> Tensor:
+    return (h.square() * h.square() - h).sum(1) * (1 + v.sum(1))
+
+
+def stretched(e: Any, v: Tensor, h: Tensor) -> Tensor:
+    """Quadratic in h, with couplings that depend on v."""
+    return 0.5 * (1 + v.sum(1)) * (h.square().sum(1) + (h[:, 0] * h[:, 1]))
+
+
+@pytest.mark.parametrize(
+    "solver", [en.Gibbs(), en.Glauber(), en.Synchronous()], ids=lambda s: type(s).__name__
+)
+@pytest.mark.parametrize(
+    ("energy", "why"),
+    [
+        (
+            restricted(en.Bit(2), en.Real(3)),
+            r"'h'.*curvature.*not positive, but 0; add a Leak.*clamp it.*Langevin",
+        ),
+        (
+            Functional(quartic, v=en.Bit(2), h=en.Real(3)),
+            r"does not show.*quadratic in 'h'.*Real\(3\).*clamp it",
+        ),
+        (
+            Functional(stretched, v=en.Bit(2), h=en.Real(3)),
+            r"couplings of its units that depend on param.*clamp",
+        ),
+        (
+            restricted(en.Bit(2), en.Real(3, link=en.Tanh())),
+            r"draw units of discrete variables and .* without a link; 'h' is Real\(3\): clamp it.*Langevin",
+        ),
+    ],
+    ids=["flat", "quartic", "stretched", "link"],
+)
+def test_continuous_variables_are_refused(solver: en.Solver, energy: en.Energy, why: str) -> None:
+    with pytest.raises(en.SettlingError, match=why):
+        en.settle(energy, {"v": torch.ones(2, 2, dtype=F64)}, solver=solver)
+    with pytest.raises(en.SettlingError, match=why):  # the default, too
+        en.settle(energy, {"v": torch.ones(2, 2, dtype=F64)})
     en.settle(energy, solver=solver, clamp={"h": noise(2, 3)}, max_steps=1)
 
 
@@ -285,10 +317,8 @@ def test_an_ode_refuses_discrete_variables_and_says_why() -> None:
         en.SettlingError, match=r"cannot move 's', which is Bit\(3\).*no direction.*Gibbs\(\) or Glauber"
     ):
         en.settle(dense(en.Bit(3)), solver=en.Euler(0.1))
-    with pytest.raises(
-        en.SettlingError, match=r"cannot move 'v', which is Bit\(2\)"
-    ):  # mixed: no sampler either
-        en.settle(restricted(en.Bit(2), en.Real(3)))
+    with pytest.raises(en.SettlingError, match=r"cannot move 'v', which is OneHot\(2\)"):
+        en.settle(restricted(en.OneHot(2), en.Real(3)), solver=en.Euler(0.1))
 
 
 def test_jumps_have_no_derivative() -> None:
@@ -297,10 +327,10 @@ def test_jumps_have_no_derivative() -> None:
     with pytest.raises(en.SettlingError, match="no derivative"):
         rule(v=torch.ones(1, 2, dtype=F64), target=torch.ones(1, 1, dtype=F64))
     with pytest.raises(en.SettlingError, match="no derivative"):
-        en.DiscreteFlow(energy, differentiable=True)
+        en.ConditionalFlow(energy, differentiable=True)
 
 
 def test_a_sampler_of_units_needs_their_flow() -> None:
     flow = en.GradientFlow(dense(en.Real(2)))
-    with pytest.raises(en.SettlingError, match=r"Gibbs moves units with two values.*GradientFlow"):
+    with pytest.raises(en.SettlingError, match=r"Gibbs draws one unit.*ConditionalFlow.*GradientFlow"):
         en.Gibbs().init(flow, flow.start)

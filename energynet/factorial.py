@@ -1,0 +1,121 @@
+"""Units that are independent of one another given the rest: their exact law, by one evaluation of forces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from energynet.conditional import ConditionalFlow
+from energynet.energy import Energy
+from energynet.forces import TracedForces
+from energynet.programs import program_of, signature
+from energynet.state import State, check_forms
+from energynet.variable import Discrete, TwoValued, Variable, rows
+
+
+@final
+class Factorial:
+    """The law of some two-valued variables given all the others, a product over their units.
+
+    The energy is a sum over these units, each times what the given variables make of it. Expectations of it,
+    and of its gradients, are then its values at the means.
+
+    Parameters
+    ----------
+    flow
+        Of the variables, with all others clamped; `factorial` makes one where that is possible.
+    """
+
+    def __init__(self, flow: ConditionalFlow) -> None:
+        self.flow = flow
+
+    def given(self, state: State) -> Factorial:
+        """The same given other values, which are not checked: means will do where the energy is affine."""
+        clamp = {name: state[name] for name in self.flow.conditioned.clamp}
+        twin = self.flow.rebind(self.flow.start, **clamp)
+        assert isinstance(twin, ConditionalFlow)
+        return Factorial(twin)
+
+    def means(self) -> State:
+        """The expectation of each unit."""
+        flow = self.flow
+        gaps = flow.gaps(flow.names, flow.start)
+        return {name: flow.units[name].value(rows(gap).t().sigmoid(), gap) for name, gap in gaps.items()}
+
+
+def factorial(energy: Energy, free: Sequence[str], given: State) -> Factorial | None:
+    """The law of some variables given all others; None where their units are not known to be independent.
+
+    What is found out is kept with the energy, for as long as its traces are.
+
+    Parameters
+    ----------
+    energy
+        Of all variables.
+    free
+        Which.
+    given
+        Values, or means, of the others, which are not checked.
+    """
+    if not free or not all(isinstance(energy.variables[name], TwoValued) for name in free):
+        return None
+    held = {name: value for name, value in given.items() if name not in free}
+    like = next(value for value in held.values() if value.is_floating_point())
+    key = (*free, len(like), like.dtype, like.device)
+    kept = energy.__dict__.setdefault("_factorial", {})
+    start = {name: like.new_empty(len(like), *energy.variables[name].shape) for name in free}
+    program = program_of(energy, signature({**held, **start}))
+    made = kept.get(key)
+    if made is None or made[0] is not program:
+        made = kept[key] = (program, _found(energy, start, held))
+    return None if made[1] is None else made[1].given(held)
+
+
+def _found(energy: Energy, start: State, held: State) -> Factorial | None:
+    start = {name: value.fill_(energy.variables[name].low) for name, value in start.items()}
+    held = {name: energy.variables[name].project(value) for name, value in held.items()}
+    flow = ConditionalFlow(energy, held, start)
+    blocks = flow.forces.blocks
+    if not isinstance(flow.forces, TracedForces) or len(blocks) != 1 or blocks[0].exact != flow.names:
+        return None
+    flat = all(isinstance(c.value, float) and c.value == 0.0 for c in flow.forces.exact(0))
+    return Factorial(flow) if flat else None
+
+
+def check_means(energy: Energy, state: State) -> None:
+    """Raise `StateError` unless a part of a state may hold means: in range, but for the rest as a state."""
+    reference = next((p for p in energy.parameters() if p.is_floating_point()), None)
+    check_forms(type(energy).__name__, energy.variables, state, reference, partial=True)
+    for name, value in state.items():
+        Variable.check_values(energy.variables[name], name, value)
+
+
+def drawn(variables: Mapping[str, Variable], means: State, generator: torch.Generator | None) -> State:
+    """Values of two-valued variables, each unit on its own, that have these means; others as they are."""
+    found: State = {}
+    for name, mean in means.items():
+        variable = variables[name]
+        if not isinstance(variable, Discrete):
+            found[name] = mean
+            continue
+        noise = torch.rand(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        low, width = variable.low, variable.high - variable.low
+        # a unit that is certain stays: noise is never 1, and never below 0
+        bits = ((mean if (low, width) == (0.0, 1.0) else (mean - low) / width) > noise).to(mean.dtype)
+        found[name] = bits if (low, width) == (0.0, 1.0) else bits.mul_(width).add_(low)
+    return found
+
+
+def entropy(variables: Mapping[str, Variable], means: State, like: Tensor) -> Tensor:
+    """That of independent two-valued units with these means, for each sample; certain units have none."""
+    total = torch.zeros_like(like)
+    for name, mean in means.items():
+        variable = variables[name]
+        if isinstance(variable, Discrete):
+            high = (mean - variable.low) / (variable.high - variable.low)
+            each = torch.special.entr(high) + torch.special.entr(1 - high)
+            total = total + each.flatten(1).sum(1)
+    return total

@@ -1,0 +1,286 @@
+"""Units: what a sampler draws at a time, each given all others, by the domain of its variable.
+
+All functions take units along the first dimension and samples along the second. A unit is described by its
+code, which is what couplings are written in, and by the field on it: what the energy falls by for each unit
+of the code, so that given all others the energy is curvature code^2 / 2 - field code.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor
+
+from energynet.errors import SettlingError
+from energynet.one_hot import OneHot
+from energynet.truncated import truncated_normal
+from energynet.variable import Continuous, Discrete, TwoValued, Variable, rows
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+_ROUNDING = 32.0  # differences below so many units of rounding of the largest count as none
+
+Temperature = float | Tensor
+
+
+class Units(ABC):
+    """The units of a variable.
+
+    Parameters
+    ----------
+    variable
+        The declaration.
+
+    Attributes
+    ----------
+    size
+        The number of entries of the variable.
+    entries
+        How many of them make a unit.
+    origin, width
+        The value of the code 0, and the distance from there to the value of the code 1.
+    middle
+        The value at which the force on an entry, times the width, is the field.
+    noise
+        The kind of random numbers that a unit is drawn with: ``"uniform"`` or ``"normal"``.
+    """
+
+    entries = 1
+    origin, width, middle = 0.0, 1.0, 0.0
+    noise = "uniform"
+
+    def __init__(self, variable: Variable) -> None:
+        self.variable = variable
+        self.size = math.prod(variable.shape)
+
+    @property
+    def count(self) -> int:
+        """The number of units."""
+        return self.size // self.entries
+
+    def code(self, value: Tensor) -> Float[Tensor, units * batch]:
+        """What a value ``(batch, *shape)`` is in the terms that couplings are written in."""
+        return rows(value).t()
+
+    def value(self, code: Tensor, like: Tensor) -> Tensor:
+        """The value, of the shape of another one, that a code stands for."""
+        return code.t().contiguous().reshape(like.shape)
+
+    @abstractmethod
+    def drawn(
+        self, field: Tensor, curvature: Tensor | None, code: Tensor, noise: Tensor | None, heat: Temperature
+    ) -> Tensor:
+        """New codes from their distribution given all others.
+
+        Parameters
+        ----------
+        field, code
+            Of the units.
+        curvature
+            The second derivative of the energy by the code; None for discrete units, whose field has it.
+        noise
+            Random numbers of the kind `noise`; None at temperature 0, where the energy is minimised and a
+            tie stays as it is.
+        heat
+            The temperature: one number, or one for each sample, ``(batch,)``.
+        """
+
+    @abstractmethod
+    def gain(
+        self, field: Tensor, curvature: Tensor | None, code: Tensor, new: Tensor
+    ) -> Float[Tensor, units * batch]:
+        """The energy that changes of units release."""
+
+    @abstractmethod
+    def released(self, field: Tensor, curvature: Tensor | None, code: Tensor) -> Tensor:
+        """For each entry the energy that moving its unit there would release, or to the best place."""
+
+    def changed(self, code: Tensor, new: Tensor) -> Float[Tensor, units * batch]:
+        """1 where a unit has changed, else 0."""
+        return (code != new).to(code.dtype)
+
+
+class Listed(Units):
+    """Units of a few values.
+
+    Attributes
+    ----------
+    alternatives
+        The values of one unit, each as its entries.
+    """
+
+    def __init__(self, variable: Discrete) -> None:
+        super().__init__(variable)
+        self.alternatives = variable.alternatives
+
+
+@final
+class Pair(Listed):
+    """Units with two values; the code is 0 at the low and 1 at the high one."""
+
+    def __init__(self, variable: TwoValued) -> None:
+        super().__init__(variable)
+        self.origin, self.width = variable.low, variable.high - variable.low
+        self.middle = (variable.low + variable.high) / 2
+
+    def high(self, value: Tensor) -> Tensor:
+        """Where a unit is at its high value."""
+        return value > self.middle
+
+    def code(self, value: Tensor) -> Tensor:
+        return self.high(rows(value)).to(value.dtype).t()
+
+    def value(self, code: Tensor, like: Tensor) -> Tensor:
+        return super().value(code * self.width + self.origin, like)
+
+    def drawn(
+        self, field: Tensor, curvature: Tensor | None, code: Tensor, noise: Tensor | None, heat: Temperature
+    ) -> Tensor:
+        level = barriers(noise, heat)
+        margin = moving(heat, field.abs().amax(0))
+        if margin is not None:
+            tie = margin * (1 - 2 * code)
+            level = tie if level is None else level + tie
+        assert level is not None
+        return (field > level).to(field.dtype)
+
+    def gain(self, field: Tensor, curvature: Tensor | None, code: Tensor, new: Tensor) -> Tensor:
+        finite = torch.finfo(field.dtype).max  # leaving a forbidden state releases infinitely much
+        return field.clamp(-finite, finite) * (new - code)
+
+    def released(self, field: Tensor, curvature: Tensor | None, code: Tensor) -> Tensor:
+        return torch.where(code > 0.5, -field, field)
+
+
+@final
+class Choice(Listed):
+    """Units with one entry of many that is 1."""
+
+    width, middle = 1.0, 0.5
+
+    def __init__(self, variable: OneHot) -> None:
+        super().__init__(variable)
+        self.entries = variable.shape[-1]
+
+    def drawn(
+        self, field: Tensor, curvature: Tensor | None, code: Tensor, noise: Tensor | None, heat: Temperature
+    ) -> Tensor:
+        score, now = self._apart(field), self._apart(code)
+        margin = moving(heat, score.abs().amax((0, 1)))
+        if margin is not None:
+            score = score + margin * now
+        if noise is not None:  # Gumbel's maximum is a draw (Gumbel 1954; Maddison et al. 2014)
+            extreme = -(-self._apart(noise).log()).log()
+            heated = score + heat * extreme
+            # infinitely many energies apart, or none: no noise where it is cold
+            score = torch.where(heat > 0, heated, score) if isinstance(heat, Tensor) else heated
+        best = score.argmax(1, keepdim=True)
+        return torch.zeros_like(now).scatter_(1, best, 1.0).reshape(code.shape)
+
+    def gain(self, field: Tensor, curvature: Tensor | None, code: Tensor, new: Tensor) -> Tensor:
+        finite = torch.finfo(field.dtype).max / self.entries
+        return self._apart(field.clamp(-finite, finite) * (new - code)).sum(1)
+
+    def released(self, field: Tensor, curvature: Tensor | None, code: Tensor) -> Tensor:
+        score = self._apart(field)
+        now = torch.where(self._apart(code) > 0.5, score, 0.0).sum(1, keepdim=True)
+        return (score - now).reshape(field.shape)
+
+    def changed(self, code: Tensor, new: Tensor) -> Tensor:
+        return 0.5 * self._apart((code - new).abs()).sum(1)
+
+    def _apart(self, entries: Tensor) -> Tensor:
+        return entries.unflatten(0, (-1, self.entries))
+
+
+class Graded(Units):
+    """Real units in which the energy is quadratic: their distribution is normal."""
+
+    def gain(self, field: Tensor, curvature: Tensor | None, code: Tensor, new: Tensor) -> Tensor:
+        assert curvature is not None
+        change = new - code
+        still = change.abs() <= rounding(torch.maximum(new.abs(), code.abs()).amax(0))
+        return torch.where(still, 0.0, change * (field - 0.5 * curvature * (new + code)))
+
+    def released(self, field: Tensor, curvature: Tensor | None, code: Tensor) -> Tensor:
+        assert curvature is not None
+        return self.gain(field, curvature, code, self.variable.project(field / curvature))
+
+
+@final
+class Free(Graded):
+    """Graded units without bounds."""
+
+    noise = "normal"
+
+    def drawn(
+        self, field: Tensor, curvature: Tensor | None, code: Tensor, noise: Tensor | None, heat: Temperature
+    ) -> Tensor:
+        assert curvature is not None
+        mean = field / curvature
+        return mean if noise is None else mean + (heat / curvature).sqrt() * noise
+
+
+@final
+class Bounded(Graded):
+    """Graded units within ends: normal between them."""
+
+    def drawn(
+        self, field: Tensor, curvature: Tensor | None, code: Tensor, noise: Tensor | None, heat: Temperature
+    ) -> Tensor:
+        assert curvature is not None
+        mean = field / curvature
+        least = self.variable.project(mean)
+        if noise is None:
+            return least
+        ends = self.variable.low, self.variable.high
+        if not isinstance(heat, Tensor):
+            return truncated_normal(mean, (heat / curvature).sqrt().expand_as(mean), *ends, noise)
+        warm = heat > 0
+        deviation = (torch.where(warm, heat, 1.0) / curvature).sqrt().expand_as(mean)
+        return torch.where(warm, truncated_normal(mean, deviation, *ends, noise), least)
+
+
+def units_of(name: str, variable: Variable) -> Units:
+    """The units of a variable.
+
+    Raises
+    ------
+    SettlingError
+        If no sampler can draw them.
+    """
+    if isinstance(variable, TwoValued):
+        return Pair(variable)
+    if isinstance(variable, OneHot):
+        return Choice(variable)
+    if isinstance(variable, Continuous) and variable.link is None:
+        return Bounded(variable) if variable.bounded else Free(variable)
+    raise SettlingError(
+        f"Gibbs and Glauber draw units of discrete variables and of continuous ones without a link; {name!r} "
+        f"is {variable!r}: clamp it, or use a sampler of continuous variables such as Langevin"
+    )
+
+
+def barriers(noise: Tensor | None, heat: Temperature) -> Tensor | None:
+    """What the fields of two-valued units are compared with."""
+    if noise is None:
+        return None
+    level = heat * noise.logit()
+    return torch.where(heat > 0, level, 0.0) if isinstance(heat, Tensor) else level
+
+
+def moving(heat: Temperature, scale: Tensor) -> Tensor | None:
+    """How much lower the energy must be for a unit to move: above rounding at T = 0, nothing above."""
+    if isinstance(heat, Tensor):
+        return torch.where(heat > 0, 0.0, rounding(scale))
+    return None if heat else rounding(scale)
+
+
+def rounding(scale: Tensor) -> Tensor:
+    """The size below which a difference is rounding, where the largest is ``scale``; above zero."""
+    limits = torch.finfo(scale.dtype)
+    return (_ROUNDING * limits.eps * scale).clamp(min=limits.tiny)

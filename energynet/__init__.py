@@ -16,7 +16,6 @@ from energynet.link import HardThreshold, Link, Sigmoid, Softmax, SoftThreshold,
 from energynet.meanfield import MeanField
 from energynet.one_hot import OneHot
 from energynet.prior import L0, Cauchy, Laplace, LogCosh, Prior
-from energynet.prior import L0, Cauchy, Laplace, Prior
 from energynet.rules import (
     ZIL,
     Backprop,

@@ -9,9 +9,9 @@ from energynet.data.digits import digits
 from energynet.data.error import DataError
 from energynet.data.idx import read_idx
 from energynet.data.mnist import mnist
+from energynet.data.patches import natural_images, patches, split_images
 from energynet.data.sequences import PITCHES, evolution, melody, spelt
 from energynet.data.toys import bars_and_stripes, ising, ising_samples, shifter
-from energynet.data.patches import natural_images, patches, split_images
 from energynet.data.whitening import LinearWhitening, SpectralWhitening, Whitening, pca, spectral, zca
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ __all__ = [
     "PITCHES",
     "DataError",
     "Dataset",
+    "LinearWhitening",
+    "SpectralWhitening",
     "Split",
+    "Whitening",
     "bars_and_stripes",
     "digits",
     "evolution",
@@ -34,23 +37,13 @@ __all__ = [
     "load",
     "melody",
     "mnist",
-    "read_idx",
-    "shifter",
-    "spelt",
-    "DataError",
-    "Dataset",
-    "LinearWhitening",
-    "SpectralWhitening",
-    "Split",
-    "Whitening",
-    "digits",
-    "load",
-    "mnist",
     "natural_images",
     "patches",
     "pca",
     "read_idx",
+    "shifter",
     "spectral",
+    "spelt",
     "split_images",
     "zca",
 ]

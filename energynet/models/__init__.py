@@ -12,10 +12,9 @@ from energynet.models.hopfield import GradedHopfield, Hopfield
 from energynet.models.layered import LayeredHopfield
 from energynet.models.modern import ModernHopfield
 from energynet.models.predictive import PredictiveCoding
-from energynet.models.sparse_coding import SparseCoding
-from energynet.models.spike_slab import SpikeSlabCoding
 from energynet.models.rbm import ConditionalRBM, RestrictedBoltzmannMachine
 from energynet.models.sparse_coding import SparseCoding
+from energynet.models.spike_slab import SpikeSlabCoding
 
 __all__ = [
     "BidirectionalMemory",

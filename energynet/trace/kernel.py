@@ -342,6 +342,11 @@ class BoundKernel:
         self.kernel = kernel
         self._constants = constants
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The constants that are tensors."""
+        return [value for value in self._constants if isinstance(value, Tensor)]
+
     def __call__(self, *free: Tensor) -> tuple[Tensor, ...]:
         return self.kernel.run(*free, *self._constants)
 

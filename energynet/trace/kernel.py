@@ -145,6 +145,8 @@ class Kernel:
         The code, for inspection.
     work
         Multiplications for each sample in the matrix products of the code.
+    reads
+        The inputs, free or known, that the outputs depend on.
     """
 
     def __init__(self, traced: Traced, outputs: Sequence[str], free: Sequence[str]) -> None:
@@ -160,6 +162,7 @@ class Kernel:
         self._batch = next((f"s{i}" for i, n in enumerate(free) if traced.inputs[n].batched), None)
         nodes = [traced.builder.node(traced.outputs[name]) for name in outputs]
         whole = [node for node in nodes if isinstance(node, Node)]
+        self.reads: frozenset[str] = frozenset().union(*(node.reads for node in whole))
         self._nested = shared_sums(whole, self._free)
         self._shared = self._shared_products(whole)
         results = [self._lower(node) for node in nodes]
@@ -338,6 +341,11 @@ class BoundKernel:
     def __init__(self, kernel: Kernel, constants: list[Any]) -> None:
         self.kernel = kernel
         self._constants = constants
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The constants that are tensors."""
+        return [value for value in self._constants if isinstance(value, Tensor)]
 
     def __call__(self, *free: Tensor) -> tuple[Tensor, ...]:
         return self.kernel.run(*free, *self._constants)

@@ -9,8 +9,10 @@ from energynet.data.digits import digits
 from energynet.data.error import DataError
 from energynet.data.idx import read_idx
 from energynet.data.mnist import mnist
+from energynet.data.patches import natural_images, patches, split_images
 from energynet.data.sequences import PITCHES, evolution, melody, spelt
 from energynet.data.toys import bars_and_stripes, ising, ising_samples, shifter
+from energynet.data.whitening import LinearWhitening, SpectralWhitening, Whitening, pca, spectral, zca
 
 if TYPE_CHECKING:
     import os
@@ -23,7 +25,10 @@ __all__ = [
     "PITCHES",
     "DataError",
     "Dataset",
+    "LinearWhitening",
+    "SpectralWhitening",
     "Split",
+    "Whitening",
     "bars_and_stripes",
     "digits",
     "evolution",
@@ -32,9 +37,15 @@ __all__ = [
     "load",
     "melody",
     "mnist",
+    "natural_images",
+    "patches",
+    "pca",
     "read_idx",
     "shifter",
+    "spectral",
     "spelt",
+    "split_images",
+    "zca",
 ]
 
 DATASETS: dict[str, Loader] = {

@@ -1,5 +1,6 @@
 """Models: energies of the literature, assembled from terms."""
 
+from energynet.models.atoms import Homeostasis
 from energynet.models.boltzmann import BoltzmannMachine
 from energynet.models.deep_boltzmann import DeepBoltzmannMachine
 from energynet.models.dense import DenseAssociativeMemory
@@ -12,6 +13,8 @@ from energynet.models.layered import LayeredHopfield
 from energynet.models.modern import ModernHopfield
 from energynet.models.predictive import PredictiveCoding
 from energynet.models.rbm import ConditionalRBM, RestrictedBoltzmannMachine
+from energynet.models.sparse_coding import SparseCoding
+from energynet.models.spike_slab import SpikeSlabCoding
 
 __all__ = [
     "BidirectionalMemory",
@@ -23,10 +26,13 @@ __all__ = [
     "GaussianDynamicBoltzmannMachine",
     "GradedHopfield",
     "HierarchicalMemory",
+    "Homeostasis",
     "Hopfield",
     "LayeredHopfield",
     "ModernHopfield",
     "PredictiveCoding",
     "RestrictedBoltzmannMachine",
     "SequenceMemory",
+    "SparseCoding",
+    "SpikeSlabCoding",
 ]

@@ -15,7 +15,7 @@ from energynet.lifted import LiftedFlow
 from energynet.link import HardThreshold, Link, Sigmoid, Softmax, SoftThreshold, Tanh
 from energynet.meanfield import MeanField
 from energynet.one_hot import OneHot
-from energynet.prior import L0, Cauchy, Laplace, Prior
+from energynet.prior import L0, Cauchy, Laplace, LogCosh, Prior
 from energynet.rules import (
     ZIL,
     Backprop,
@@ -53,6 +53,7 @@ from energynet.solvers import (
     Adaptive,
     Anderson,
     BlockDescent,
+    CoordinateDescent,
     Euler,
     Heun,
     Momentum,
@@ -85,6 +86,7 @@ __all__ = [
     "ConditionalFlow",
     "ContrastiveDivergence",
     "ContrastiveHebbian",
+    "CoordinateDescent",
     "Cost",
     "CrossEntropy",
     "EagerFallback",
@@ -107,6 +109,7 @@ __all__ = [
     "LearningRule",
     "LiftedFlow",
     "Link",
+    "LogCosh",
     "MaximumAPosteriori",
     "MaximumLikelihood",
     "MeanField",

@@ -250,7 +250,7 @@ class HardThreshold(Threshold):
     """
 
     def value(self, potential: Tensor) -> Tensor:
-        return torch.where(self._passed(potential), potential, 0.0)
+        return potential * self._passed(potential)
 
     def potential(self, value: Tensor) -> Tensor:
         return value

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from energynet.link import HardThreshold, Link, SoftThreshold
 
@@ -23,9 +24,12 @@ class Prior(ABC):
     smooth
         Whether S has a derivative everywhere, so that every solver can follow it; else its kinks are known
         by the proximal map, and a unit is exactly zero where the map says so.
+    convex
+        Whether S is convex, so that every solver finds the same least energy.
     """
 
     smooth: bool
+    convex: bool
 
     @abstractmethod
     def penalty(self, value: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
@@ -35,9 +39,18 @@ class Prior(ABC):
     def slope(self, value: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
         """The derivative of S in each unit; zero at a kink at zero."""
 
-    @abstractmethod
     def proximal(self, value: Float[Tensor, "*any"], step: float | Tensor) -> Float[Tensor, "*any"]:
-        """Argmin over s of step * S(s) + (s - value)^2 / 2 of each unit; a tensor step broadcasts."""
+        """Argmin over s of step * S(s) + (s - value)^2 / 2 of each unit; a tensor step broadcasts.
+
+        By default the root of s + step * slope(s) = value, by bisection; right where that sum rises in s.
+        """
+        size = value.abs()
+        low, high = torch.zeros_like(size), size
+        for _ in range(torch.finfo(size.dtype).bits):
+            middle = 0.5 * (low + high)
+            below = middle + step * self.slope(middle) < size
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return value.sign() * 0.5 * (low + high)
 
     def link(self, strength: float, *, nonnegative: bool = False) -> Link | None:
         """The threshold through which mirror flow settles where ``strength`` * S has its minimum: LCA.
@@ -74,7 +87,7 @@ class Prior(ABC):
 class Laplace(Prior):
     """S = |a|: the lasso (Tibshirani 1996); the map is the soft threshold."""
 
-    smooth = False
+    smooth, convex = False, True
 
     def penalty(self, value: Tensor) -> Tensor:
         return value.abs()
@@ -83,7 +96,9 @@ class Laplace(Prior):
         return value.sign()
 
     def proximal(self, value: Tensor, step: float | Tensor) -> Tensor:
-        return value.sign() * (value.abs() - step).clamp(min=0.0)
+        if isinstance(step, Tensor):
+            return value - value.minimum(step).maximum(-step)
+        return functional.softshrink(value, step)
 
     def link(self, strength: float, *, nonnegative: bool = False) -> SoftThreshold:
         return SoftThreshold(strength, nonnegative)
@@ -99,7 +114,7 @@ class L0(Prior):
     Not convex: what is found depends on the start and on the solver.
     """
 
-    smooth = False
+    smooth, convex = False, False
 
     def penalty(self, value: Tensor) -> Tensor:
         return (value != 0).to(value.dtype)
@@ -108,7 +123,7 @@ class L0(Prior):
         return torch.zeros_like(value)
 
     def proximal(self, value: Tensor, step: float | Tensor) -> Tensor:
-        return torch.where(value.square() > 2 * step, value, 0.0)
+        return value * (value.square() > 2 * step)
 
     def link(self, strength: float, *, nonnegative: bool = False) -> HardThreshold:
         # a unit beyond the threshold costs threshold^2 / 2
@@ -117,25 +132,18 @@ class L0(Prior):
 
 @final
 class Cauchy(Prior):
-    """S = log(1 + a^2), heavy in the tails (Olshausen and Field 1996, Nature 381:607)."""
+    """S = log(1 + a^2), heavy in the tails (Olshausen and Field 1996, Nature 381:607).
 
-    smooth = True
+    Its proximal map is one root of a cubic, the only one at steps up to 4.
+    """
+
+    smooth, convex = True, False
 
     def penalty(self, value: Tensor) -> Tensor:
         return value.square().log1p()
 
     def slope(self, value: Tensor) -> Tensor:
         return 2 * value / (1 + value.square())
-
-    def proximal(self, value: Tensor, step: float | Tensor) -> Tensor:
-        """A root of s^3 - v s^2 + (1 + 2 step) s - v; with a step up to 4 it is the only one."""
-        size = value.abs()
-        low, high = torch.zeros_like(size), size
-        for _ in range(8 * torch.finfo(size.dtype).bits // 4):  # by bisection: no root is missed
-            middle = 0.5 * (low + high)
-            right = middle + step * self.slope(middle) < size
-            low, high = torch.where(right, middle, low), torch.where(right, high, middle)
-        return value.sign() * 0.5 * (low + high)
 
     def log_partition(self, strength: Tensor, *, nonnegative: bool = False) -> Tensor:
         """Finite for a strength above 1/2: a t distribution of 2 * strength - 1 degrees of freedom."""
@@ -145,7 +153,25 @@ class Cauchy(Prior):
         return whole - math.log(2) if nonnegative else whole
 
 
-PRIORS: dict[str, Prior] = {"laplace": Laplace(), "l0": L0(), "cauchy": Cauchy()}
+@final
+class LogCosh(Prior):
+    """S = log cosh a, of the hyperbolic secant: quadratic near zero, linear far from it; for ICA."""
+
+    smooth, convex = True, True
+
+    def penalty(self, value: Tensor) -> Tensor:
+        return torch.logaddexp(value, -value) - math.log(2)
+
+    def slope(self, value: Tensor) -> Tensor:
+        return value.tanh()
+
+    def log_partition(self, strength: Tensor, *, nonnegative: bool = False) -> Tensor:
+        half = 0.5 * strength
+        whole = 0.5 * math.log(math.pi) + half.lgamma() - (half + 0.5).lgamma()
+        return whole - math.log(2) if nonnegative else whole
+
+
+PRIORS: dict[str, Prior] = {"laplace": Laplace(), "l0": L0(), "cauchy": Cauchy(), "logcosh": LogCosh()}
 
 
 def prior_of(owner: object, prior: str | Prior) -> Prior:

@@ -25,6 +25,7 @@ LAYERS = [
         "dynamics",
         "forces",
         "flow",
+        "hessian",
         "lifted",
         "factorial",
         "conditional",

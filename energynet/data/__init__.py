@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Data sets by name, and small problems and sequences made to measure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from energynet.data.error import DataError
 from energynet.data.idx import read_idx
 from energynet.data.mnist import mnist
 from energynet.data.patches import natural_images, patches, split_images
+from energynet.data.sequences import PITCHES, evolution, melody, spelt
+from energynet.data.toys import bars_and_stripes, ising, ising_samples, shifter
 from energynet.data.whitening import LinearWhitening, SpectralWhitening, Whitening, pca, spectral, zca
 
 if TYPE_CHECKING:
@@ -20,20 +22,28 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATASETS",
+    "PITCHES",
     "DataError",
     "Dataset",
     "LinearWhitening",
     "SpectralWhitening",
     "Split",
     "Whitening",
+    "bars_and_stripes",
     "digits",
+    "evolution",
+    "ising",
+    "ising_samples",
     "load",
+    "melody",
     "mnist",
     "natural_images",
     "patches",
     "pca",
     "read_idx",
+    "shifter",
     "spectral",
+    "spelt",
     "split_images",
     "zca",
 ]

@@ -1,17 +1,20 @@
 """Models: energies of the literature, assembled from terms."""
 
+from energynet.models.atoms import Homeostasis
 from energynet.models.boltzmann import BoltzmannMachine
 from energynet.models.deep_boltzmann import DeepBoltzmannMachine
 from energynet.models.dense import DenseAssociativeMemory
+from energynet.models.dynamic import DynamicBoltzmannMachine
+from energynet.models.dynamic_gaussian import GaussianDynamicBoltzmannMachine
 from energynet.models.hetero import BidirectionalMemory, SequenceMemory
 from energynet.models.hierarchical import HierarchicalMemory
 from energynet.models.hopfield import GradedHopfield, Hopfield
 from energynet.models.layered import LayeredHopfield
 from energynet.models.modern import ModernHopfield
 from energynet.models.predictive import PredictiveCoding
+from energynet.models.rbm import ConditionalRBM, RestrictedBoltzmannMachine
 from energynet.models.sparse_coding import SparseCoding
 from energynet.models.spike_slab import SpikeSlabCoding
-from energynet.models.rbm import ConditionalRBM, RestrictedBoltzmannMachine
 
 __all__ = [
     "BidirectionalMemory",
@@ -19,8 +22,11 @@ __all__ = [
     "ConditionalRBM",
     "DeepBoltzmannMachine",
     "DenseAssociativeMemory",
+    "DynamicBoltzmannMachine",
+    "GaussianDynamicBoltzmannMachine",
     "GradedHopfield",
     "HierarchicalMemory",
+    "Homeostasis",
     "Hopfield",
     "LayeredHopfield",
     "ModernHopfield",

@@ -24,6 +24,7 @@ from energynet.state import State
 from energynet.stopping import Until
 from energynet.terms.errors import ErrorCoordinates
 from energynet.terms.graph import predicted, predictions
+from energynet.terms.pullback import separate
 from energynet.variable import rows
 
 Start = Callable[..., State]
@@ -43,6 +44,8 @@ class Clamped(LearningRule):
         From the data, by name, to the values from which other variables start; None starts at what the data
         predict, where the energy has `Prediction` terms, else at the domains' initial values.
     """
+
+    owns_gradient = True
 
     def __init__(self, energy: Energy, solver: Solver | None, start: Start | None) -> None:
         super().__init__(energy)
@@ -202,7 +205,9 @@ def _amortise(start: nn.Module, data: Mapping[str, Tensor], settled: State) -> d
         errors = [rows(v - settled[n]).square().sum(1) for n, v in guess.items() if n not in data]
         distance = 0.5 * torch.stack(errors).sum(0).mean()
         slopes = torch.autograd.grad(distance, parameters, allow_unused=True, materialize_grads=True)
-    return dict(zip(parameters, slopes, strict=True))
+    return dict(
+        zip(parameters, separate(slopes, [*parameters, *data.values(), *settled.values()]), strict=True)
+    )
 
 
 @final

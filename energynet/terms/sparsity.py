@@ -30,7 +30,7 @@ class Sparsity(ProximalTerm):
     strength
         Not negative.
     prior
-        ``"laplace"``, ``"l0"``, ``"cauchy"`` or a `Prior`.
+        ``"laplace"``, ``"l0"``, ``"cauchy"``, ``"logcosh"`` or a `Prior`.
     learn_strength
         Make the logarithm of the strength a parameter, starting at ``strength``. The energy then has the
         normaliser of the prior for each unit, log(2 / strength) for Laplace's, without which the strength
@@ -70,6 +70,7 @@ class Sparsity(ProximalTerm):
             raise TypeError(f"Sparsity: expected a continuous variable, got {declared!r}")
         self._number = float(strength)
         self.prior = prior_of(self, prior)
+        self.convex = self.prior.convex
         self.log_strength: nn.Parameter | None = None
         self._half = declared.low >= 0
         self._units = math.prod(declared.shape)

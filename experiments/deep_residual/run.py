@@ -49,6 +49,9 @@ class Config:
     batch: int = 64
     """Digits in a batch."""
 
+    exact: bool = True
+    """Train the deep network by an exact rule, too."""
+
     steps: int = 32
     """Of state inference, by Euler's method with step `dt` from the feed-forward pass: about the depth."""
 
@@ -144,37 +147,65 @@ def table(runs: dict[Key, Run], config: Config) -> list[str]:
     return lines
 
 
-def transfer(runs: dict[Key, Run], config: Config) -> list[str]:
-    """What becomes of the rate that is best on the shallow network."""
-    lines = []
+def best(runs: dict[Key, Run], depth: int, mu: bool, config: Config) -> float:
+    """The rate of state inference that leaves the smallest training loss."""
+    return min(config.rates, key=lambda rate: runs["MaximumAPosteriori", depth, mu, rate].loss[-1])
+
+
+def readings(runs: dict[Key, Run], config: Config) -> list[str]:
+    """Markdown: the deep network at the best rate of the shallow one, of the other one, and of its own."""
     shallow, deep = config.depths
-    for mu in (True, False):
-        ends = {(d, r): runs["MaximumAPosteriori", d, mu, r] for d in config.depths for r in config.rates}
-        best = {d: min(config.rates, key=lambda r: ends[d, r].loss[-1]) for d in config.depths}
-        taken, own = ends[deep, best[shallow]], ends[deep, best[deep]]
-        lines.append(
-            f"- {'With' if mu else 'Without'} mu the best rate at {shallow} predictions, {best[shallow]:g}, "
-            f"gives at {deep} a training loss of {taken.loss[-1]:.3g} and {taken.test:.1%} of the test "
-            f"digits; the best rate there, {best[deep]:g}, gives {own.loss[-1]:.3g} and {own.test:.1%}."
-        )
+    lines = [
+        f"| {deep} predictions, at the rate that is best | with mu | without |",
+        "| --- | --- | --- |",
+    ]
+    own = {mu: best(runs, deep, mu, config) for mu in (True, False)}
+    rows = {
+        f"for itself at {shallow} predictions": {mu: best(runs, shallow, mu, config) for mu in (True, False)},
+        f"with mu at {deep}": dict.fromkeys((True, False), own[True]),
+        f"without mu at {deep}": dict.fromkeys((True, False), own[False]),
+        f"for itself at {deep}": own,
+    }
+    for name, rates in rows.items():
+        cells = []
+        for mu in (True, False):
+            run = runs["MaximumAPosteriori", deep, mu, rates[mu]]
+            cells.append(f"{rates[mu]:g}: loss {run.loss[-1]:.3g}, test {run.test:.1%}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
 def draw(runs: dict[Key, Run], path: Path, config: Config) -> None:
-    """Training loss of state inference against epochs; above, the shallow network, below, the deep one."""
-    figure, panels = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained", sharex=True, sharey=True)
-    for line, depth in zip(panels, config.depths, strict=True):
-        for axes, mu in zip(line, (True, False), strict=True):
-            for rate in config.rates:
-                curve = runs["MaximumAPosteriori", depth, mu, rate].loss
-                axes.semilogy(range(len(curve)), curve, "-o", markersize=3, label=f"{rate:g}")
-            axes.set(title=f"{depth} predictions, {'with' if mu else 'without'} mu", ylim=(0.03, 10))
-            axes.axhline(0.45, color="grey", linewidth=0.8, linestyle=":")
-    for axes in panels[-1]:
-        axes.set_xlabel("epoch")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("training loss")
-    panels[0, 0].legend(title="learning rate", fontsize=8)
+    """Test accuracy against the rate at both depths, and the loss of the deep network in both readings."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    colours = {True: "tab:blue", False: "tab:red"}
+    for depth, style in zip(config.depths, ("o:", "s-"), strict=True):
+        for mu, colour in colours.items():
+            ends = [100 * runs["MaximumAPosteriori", depth, mu, rate].test for rate in config.rates]
+            name = f"{depth} predictions, {'with' if mu else 'without'} mu"
+            left.semilogx(config.rates, ends, style, color=colour, label=name)
+    left.axhline(10, color="grey", linewidth=0.8)
+    left.set(xlabel="learning rate", ylabel="test accuracy at the end (%)", ylim=(0, 102))
+    left.legend(fontsize=8)
+    shallow, deep = config.depths
+    for mu, colour in colours.items():
+        word = "with" if mu else "without"
+        for rate, style, name in (
+            (best(runs, deep, mu, config), "-", "its best rate"),
+            (best(runs, shallow, mu, config), "--", f"the best at {shallow}"),
+        ):
+            curve = runs["MaximumAPosteriori", deep, mu, rate].loss
+            label = f"{word} mu, {name}, {rate:g}"
+            right.semilogy(range(len(curve)), curve, style, color=colour, label=label)
+    if best(runs, deep, True, config) not in (best(runs, d, False, config) for d in config.depths):
+        rate = best(runs, deep, True, config)
+        curve = runs["MaximumAPosteriori", deep, False, rate].loss
+        right.semilogy(
+            range(len(curve)), curve, ":", color="tab:red", label=f"without mu, best with it, {rate:g}"
+        )
+    right.axhline(0.45, color="grey", linewidth=0.8)
+    right.set(xlabel="epoch", ylabel=f"training loss, {deep} predictions", ylim=(0.1, 20))
+    right.legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -186,14 +217,15 @@ def main(config: Config) -> None:
         config = replace(config, depths=(2, 4), rates=(0.01, 0.03), epochs=1, steps=2, width=8)
     source = data.load("digits")
     runs: dict[Key, Run] = {}
-    for kind, depth in [*[("MaximumAPosteriori", d) for d in config.depths], ("ZIL", config.depths[1])]:
+    kinds = [("MaximumAPosteriori", depth) for depth in config.depths]
+    for kind, depth in [*kinds, ("ZIL", config.depths[1])] if config.exact else kinds:
         for mu in (True, False):
             for rate in config.rates:
                 run = train(kind, depth, mu, rate, source, config)
                 runs[kind, depth, mu, rate] = run
                 print(kind, depth, mu, rate, [round(v, 3) for v in run.loss], round(run.test, 3), flush=True)
     lines = [
-        "# A residual network of 32 layers",
+        f"# A residual network of {config.depths[1]} layers",
         "",
         "Made by `python experiments/deep_residual/run.py`; 8x8 digits, "
         f"64-{config.width}-...-{config.width}-10 with {config.depths[0]} and {config.depths[1]} "
@@ -207,7 +239,7 @@ def main(config: Config) -> None:
         "",
         *table(runs, config),
         "",
-        *transfer(runs, config),
+        *readings(runs, config),
         "",
     ]
     config.out.mkdir(parents=True, exist_ok=True)

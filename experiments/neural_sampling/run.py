@@ -170,7 +170,7 @@ def compared(config: Config) -> tuple[list[str], dict[str, Tensor], dict[str, Te
 
     def moments(codes: Tensor) -> dict[str, Tensor]:
         flat = codes.flatten(0, 1)
-        return {"mean": flat.mean(0), "deviation": flat.std(0), "zero": (flat == 0).double().mean(0)}
+        return {"mean": flat.mean(0), "deviation": flat.std(0), "P(zero)": (flat == 0).double().mean(0)}
 
     few = config.smoke
     long, rate = run(en.HamiltonianMonteCarlo(0.12, 10), 40 if few else 2000, 5)
@@ -221,7 +221,9 @@ def draw(
     left.plot(STEPS, STEPS, color="0.4", linewidth=0.9, linestyle=":", label="in proportion to dt")
     left.set_xscale("log")
     left.set_yscale("log")
-    left.set_xlabel("dt")
+    left.set_xticks(STEPS, [f"{step:g}" for step in STEPS])
+    left.set_xticks([], minor=True)
+    left.set_xlabel("dt, in units of the time constant")
     left.set_ylabel("distance from the exact value")
     left.set_ylim(bottom=5e-4)
     left.legend(loc="best", frameon=False, fontsize="small")
@@ -293,7 +295,7 @@ def main(config: Config) -> None:
             last = found
     lines += [
         "",
-        f"## Colder: at T = 0 the best guess, {X - RATE * SIGMA**2:g} for Laplace's prior, 0 for spike and slab",
+        f"## Colder: at T = 0 the best guess, {X - RATE * SIGMA**2:g} for Laplace's prior, else 0",
         "",
         "| T | Laplace: mean | deviation | spike and slab: mean | P(zero) |",
         "| --- | --- | --- | --- | --- |",

@@ -18,7 +18,6 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn.functional import normalize
 
 import energynet as en
 from energynet import data, plot
@@ -123,8 +122,7 @@ def learn(run: Run, train: Tensor, config: Config) -> None:
         run.rule(x=batch).backward()
         optimiser.step()
         schedule.step()
-        with torch.no_grad():
-            weight.copy_(normalize(weight, dim=0))
+        run.model.project_()
     run.seconds = time.process_time() - began
 
 

@@ -228,10 +228,8 @@ def settled() -> list[str]:
         # at an active code the slope is lambda times its sign, elsewhere within lambda of zero
         broken = torch.where(code != 0, (slope - 0.3 * code.sign()).abs(), (slope.abs() - 0.3).clamp(min=0))
         gap = solution.statistics["duality_gap"]
-        lines.append(
-            f"| {name} | {published} | `{shown}` | {int(solution.steps.median())} | {float(broken.max()):.0e} "
-            f"| {float(gap.max()):.0e} |"
-        )
+        numbers = f"{int(solution.steps.median())} | {float(broken.max()):.0e} | {float(gap.max()):.0e}"
+        lines.append(f"| {name} | {published} | `{shown}` | {numbers} |")
     return lines
 
 

@@ -37,11 +37,11 @@ class Config:
     atoms: int = 196
     """Size of the dictionary."""
 
-    updates: int = 1600
-    """Steps of learning where codes are sampled."""
+    updates: int = 3200
+    """Steps of learning of the first model, twice those of the last."""
 
     map_updates: int = 400
-    """Steps of learning where codes are the best guess."""
+    """Steps of learning of the two models of Laplace's prior, which are for the sparsity alone."""
 
     batch: int = 128
     """Patches of a step."""
@@ -102,12 +102,13 @@ def codes_of(run: Run, state: en.State) -> Tensor:
 
 
 def learn(run: Run, train: Tensor, config: Config) -> None:
-    """Steps of Adam, falling; atoms are brought back to unit norm after each."""
+    """Steps of Adam, for the atoms falling; atoms are brought back to unit norm after each."""
     generator = torch.Generator().manual_seed(config.seed + 1)
     weight = run.model.weight
     others = [p for p in run.model.parameters() if p is not weight and p.requires_grad]
     optimiser = torch.optim.Adam([{"params": [weight], "lr": 0.02}, {"params": others, "lr": 0.02}])
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, run.updates)
+    falling = [lambda update: 1 - 0.95 * update / run.updates, lambda _: 1.0]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, falling)
     began = time.process_time()
     for update in range(run.updates + 1):
         batch = train[torch.randint(len(train), (config.batch,), generator=generator)]
@@ -163,7 +164,7 @@ def runs_of(config: Config) -> list[Run]:
         ("spike and slab, sampled", lambda: spike_slab(False), None, config.updates),
         ("Laplace, sampled", laplace, None, config.map_updates),
         ("Laplace, best guess", laplace, en.MaximumAPosteriori, config.map_updates),
-        ("spike and slab, sampled, noise learned", lambda: spike_slab(True), None, config.updates),
+        ("spike and slab, sampled, noise learned", lambda: spike_slab(True), None, config.updates // 2),
     ):
         model = seeded(make)
         generator = torch.Generator().manual_seed(config.seed + 2)
@@ -215,14 +216,15 @@ def draw_gabors(kinds: dict[str, list[Gabor]], learned: list[Gabor]) -> Figure:
         )
     left.set_xlabel("share of an atom's variance explained")
     left.set_ylabel("density of atoms")
-    left.legend(loc="upper left", frameon=False, fontsize="small")
+    left.legend(loc="upper center", frameon=False, fontsize="small")
     good = [fit for fit in learned if fit.explained > 0.7]
     middle.hist(
         [math.degrees(fit.orientation) for fit in good], bins=12, range=(0, 180), color=plot.BLUE, alpha=0.7
     )
     middle.set_xticks([0, 45, 90, 135, 180])
     middle.set_xlabel("direction of the wave (degrees)")
-    middle.set_ylabel(f"atoms, of {len(good)} explained by 70 % or more")
+    middle.set_ylabel("atoms")
+    middle.set_title(f"{len(good)} atoms explained by 70 % or more", fontsize="small")
     for kind, marker, colour in (("grating", "s", plot.ORANGE), ("local", "o", plot.BLUE)):
         # more than a wave and a half within two standard deviations: a grating
         some = [f for f in good if (f.bandwidth < 0.9) == (kind == "grating")]
@@ -236,6 +238,10 @@ def draw_gabors(kinds: dict[str, list[Gabor]], learned: list[Gabor]) -> Figure:
             label=kind,
         )
     right.set_yscale("log")
+    right.set_ylim(1.5, 120)
+    right.set_yticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
+    right.set_yticks([], minor=True)
+    right.set_title("near 0: edges", fontsize="small")
     right.set_xlabel("frequency (cycles a pixel)")
     right.set_ylabel("length of the envelope (pixels)")
     right.legend(loc="upper right", frameon=False, fontsize="small")

@@ -188,7 +188,7 @@ def main(config: Config) -> None:
     """Measure every network, before and after some training."""
     torch.set_num_threads(1)
     if config.smoke:
-        config = replace(config, networks=((16, 1), (16, 3)), evaluations=(2, 3, 15), training=5, batch=16)
+        config = replace(config, networks=((16, 2),), evaluations=(2, 3, 15), training=5, batch=16)
     source = (data.load("digits") if config.smoke else data.load("mnist", config.data_dir)).train
     x, y = source.x[: config.batch], source.one_hot(10)[: config.batch]
     found: Found = {}

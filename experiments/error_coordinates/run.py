@@ -32,7 +32,7 @@ Model = en.models.PredictiveCoding
 class Config:
     """What is run."""
 
-    networks: tuple[tuple[int, int], ...] = ((300, 2), (128, 8), (128, 16))
+    networks: tuple[tuple[int, int], ...] = ((300, 2), (128, 8))
     """Width and number of the hidden layers of each network."""
 
     evaluations: tuple[int, ...] = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 50, 100)

@@ -15,7 +15,7 @@ from energynet.forces import TracedForces
 from energynet.programs import note_fallback, program_of, signature
 from energynet.state import State
 from energynet.terms.pullback import separate
-from energynet.trace import Environment, Spec, difference, parameters_of, swapped
+from energynet.trace import Environment, Kernel, Spec, difference, parameters_of, swapped
 
 if TYPE_CHECKING:
     from energynet.rules.base import Phase
@@ -110,16 +110,13 @@ def _paired(energy: Energy, phases: Sequence[Phase], names: list[str]) -> Gradie
     moving = tuple(name for name in plus if plus[name] is not minus[name])
     key = ("difference", moving, *names)
     if key not in program.facts:
-        program.facts[key] = difference(traced, moving)
-    values = {**parameters_of(energy), _WEIGHT: weight}
-    for name in plus:
-        if name in moving:
-            values[name + "+"], values[name + "-"] = plus[name], minus[name]
-        else:
-            values[name] = plus[name]
-    environment = Environment(values, len(weight))
-    found = [environment.get(program.facts[key][name]) for name in names]
-    return dict(zip(names, separate(found, values.values()), strict=True))
+        sides = [name + side for name in moving for side in "+-"]
+        program.facts[key] = Kernel(difference(traced, moving), names, sides)
+    still = {name: value for name, value in plus.items() if name not in moving}
+    known = {**parameters_of(energy), **still, _WEIGHT: weight}
+    points = [side[name] for name in moving for side in (plus, minus)]
+    found = program.facts[key].bind(Environment(known, batch))(*points)
+    return dict(zip(names, separate(found, [*known.values(), *points]), strict=True))
 
 
 def _gradient(energy: Energy, names: Sequence[str], *, value: bool) -> Callable[[State], State]:

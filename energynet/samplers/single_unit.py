@@ -50,7 +50,9 @@ class SingleUnit(Sampler):
 
     @final
     def init(self, flow: Flow, state: State) -> Any:
-        self.prepare(conditional(self, flow))
+        flow = conditional(self, flow)
+        flow.check_curvature(state)
+        self.prepare(flow)
         batch = next(iter(state.values()))
         return {"changed": batch.new_zeros(len(batch)), "updates": batch.new_zeros(len(batch))}
 

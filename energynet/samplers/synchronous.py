@@ -57,6 +57,7 @@ class Synchronous(Sampler):
 
     def init(self, flow: Flow, state: State) -> Any:
         flow = conditional(self, flow)
+        flow.check_curvature(state)
         for name in flow.names:
             couplings = flow.couplings((name,)) if flow.kind(name) is Kind.COUPLED else None
             _ = couplings is not None and couplings.hollow  # asks tensors for numbers, which no step may

@@ -169,7 +169,7 @@ def test_through_its_link_the_force_of_sparsity_is_exact() -> None:
         (
             lambda: Sparsity(0.1, a=en.Real(2, link=en.SoftThreshold(0.2))),
             ValueError,
-            "strength is 0.1.*'a' thresholds at 0.2",
+            r"strength is 0.1.*SoftThreshold\(0.1.*'a' is SoftThreshold\(0.2",
         ),
     ],
     ids=["missing", "self", "variance", "none", "two", "discrete", "negative", "nan", "other threshold"],

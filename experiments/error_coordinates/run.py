@@ -179,7 +179,8 @@ def draw(found: Found, path: Path, config: Config) -> None:
         axes.set_xlabel("evaluations")
     for axes in panels[:, 0]:
         axes.set_ylabel("relative error of the gradient")
-    panels[0, 0].legend(fontsize=8)
+    handles = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=2 if columns == 1 else 4, fontsize=8)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

@@ -42,8 +42,8 @@ class Numpy:
                 -beta * e[:, None] - self.gamma * e[:, None, None],
             )
             for p, total, slope in zip((self.b, self.u, self.v), self.squares, slopes, strict=True):
-                total += slope * slope
-                p += slope / np.sqrt(total)
+                np.add(total, slope * slope, out=total)
+                np.add(p, slope / np.sqrt(total), out=p)
             self.queue[1:] = self.queue[:-1].copy()
             self.queue[0] = x
             self.alpha = self.decays * (self.alpha + self.queue[self.d - 1, self.sources][..., None])

@@ -27,6 +27,7 @@ LAYERS = [
         "flow",
         "hessian",
         "lifted",
+        "packing",
         "factorial",
         "conditional",
         "energies",

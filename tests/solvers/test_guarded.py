@@ -312,3 +312,18 @@ def test_a_refused_step_leaves_no_trace_in_the_memory(solver: Any) -> None:
         assert newest[0] == 0
         assert newest[1] != 0
     assert (carry["memory"]["curvature"][:, -1] > 0).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("taus", [(1.0, 1.0), (3.0, 3.0), (3.0, 50.0)])
+@pytest.mark.parametrize("bounded", [False, True])
+def test_the_residual_is_that_of_the_flow(taus: tuple[float, float], bounded: bool) -> None:
+    first = en.NonNegative(4, tau=taus[0]) if bounded else en.Real(4, tau=taus[0])
+    energy = Quadratic(definite(8, condition=10), first, en.Real(4, tau=taus[1]))
+    solver = en.LBFGS()
+    flow = solver.flow(energy, {"f": normal(3, 8, seed=1)})
+    with torch.no_grad():
+        point, carry = flow.start, solver.init(flow, flow.start)
+        for _ in range(3):
+            point, carry, residual = solver.step(flow, point, carry, None)
+            expected = flow.residual(point, flow.velocity(point))
+            assert torch.allclose(residual, expected, rtol=1e-9)

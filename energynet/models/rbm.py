@@ -30,8 +30,8 @@ class _TwoLayers(Machine):
         self.given = tuple(given)
         self.coupling = Bilinear("v", "h", v=visible, h=hidden)
         self.fields = nn.ModuleDict({"v": Field(v=visible), "h": Field(h=hidden)})
-        graded = [name for name in ("v", "h") if isinstance(self.variables[name], Continuous)]
-        self.leaks = nn.ModuleDict({name: Leak(**{name: self.variables[name]}) for name in graded})
+        graded = {n: variable for n, variable in self.variables.items() if isinstance(variable, Continuous)}
+        self.leaks = nn.ModuleDict({n: Leak(**{n: graded[n]}) for n in ("v", "h") if n in graded})
         nn.init.normal_(self.coupling.weight, std=0.01)
 
     def parts(self) -> tuple[tuple[float, Energy], ...]:

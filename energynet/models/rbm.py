@@ -30,8 +30,9 @@ class _TwoLayers(Machine):
         self.given = tuple(given)
         self.coupling = Bilinear("v", "h", v=visible, h=hidden)
         self.fields = nn.ModuleDict({"v": Field(v=visible), "h": Field(h=hidden)})
-        graded = {n: variable for n, variable in self.variables.items() if isinstance(variable, Continuous)}
-        self.leaks = nn.ModuleDict({n: Leak(**{n: graded[n]}) for n in ("v", "h") if n in graded})
+        layers = {"v": visible, "h": hidden}
+        graded = {name: layer for name, layer in layers.items() if isinstance(layer, Continuous)}
+        self.leaks = nn.ModuleDict({name: Leak(**{name: layer}) for name, layer in graded.items()})
         nn.init.normal_(self.coupling.weight, std=0.01)
 
     def parts(self) -> tuple[tuple[float, Energy], ...]:

@@ -27,8 +27,8 @@ class Window(NamedTuple):
     ----------
     sources
         What the parameters of an axon from i with delay d weigh in the field of its target, in row
-        (D - d) n + i of each tick, ``(ticks, D n + 1, K + L)``: the synaptic traces alpha, then -beta. The
-        last row, (1, 0, ..., 0), belongs to the biases. `Traces.axons` deals them out to the axons.
+        (i + 1) D - d of each tick, ``(ticks, (n + 1) D, K + L)``: the synaptic traces alpha, then -beta. The
+        last D rows are those of a bias, (1, 0, ..., 0). `Traces.axons` deals them out to the axons.
     targets
         What the parameters of axon (i, j) weigh in the field of i, flat, ``(ticks, n (K + L))``: for each j K
         zeros, then -gamma[j].
@@ -141,23 +141,25 @@ class Traces(nn.Module):
         """
         past = self.queue.flip(0)
         past = past if sequence is None else torch.cat([past, sequence])
-        count, n = len(past) - self.longest + 1, past.shape[1]
-        synaptic, width = len(self.synaptic_decays), self.features
-        traces = self._scan(past)
-        arrived = traces[1:, :, :synaptic].unfold(0, self.longest, 1).permute(0, 3, 1, 2)
-        queued = past.unfold(0, self.longest, 1) @ self._weights(past)
-        queued = queued.view(count, n, self.longest, width - synaptic).transpose(1, 2)
-        bias = torch.eye(1, width, dtype=past.dtype, device=past.device).expand(count, 1, width)
-        sources = torch.cat([torch.cat([arrived, queued], 3).flatten(1, 2), bias], 1)
-        targets = nn.functional.pad(-traces[self.longest :, :, synaptic:], (synaptic, 0)).flatten(1)
-        return Window(sources, targets, past[count - 1 :].flip(0), traces[count - 1])
+        count = len(past) - self.longest + 1
+        settled = self._scan(past[: count - 1])
+        known = torch.cat([past.unfold(0, self.longest, 1), settled], 2)
+        bias = nn.functional.pad(past.new_ones(count, 1, 1), (known.shape[2], 0))
+        known = torch.cat([nn.functional.pad(known, (0, 1)), bias], 1)
+        sources, targets = self._maps(past)
+        return Window(
+            (known @ sources).view(count, -1, self.features),
+            (known[:, :-1] @ targets).flatten(1),
+            past[count - 1 :].flip(0),
+            settled[-1],
+        )
 
     def readers(self) -> Int[Tensor, " axons"]:
         """The row of `Window.sources` that each axon reads, and each bias after them."""
         n = len(self.delays)
         source = torch.arange(n, device=self.delays.device).unsqueeze(1)
-        axons = (self.longest - self.delays) * n + source
-        return torch.cat([axons.flatten(), axons.new_full((n,), self.longest * n)])
+        axons = (source + 1) * self.longest - self.delays
+        return torch.cat([axons.flatten(), axons.new_full((n,), n * self.longest)])
 
     def axons(self, sources: Tensor, readers: Tensor) -> Float[Tensor, "ticks n+1 traces"]:
         """The features of all axons, a row for each source with K + L for each target; a row of biases."""
@@ -179,24 +181,37 @@ class Traces(nn.Module):
         axons = self.axons(window.sources, self.readers()).view(n + 1, n, width)
         return axons[:-1], window.targets.view(n, width)
 
-    def _scan(self, past: Tensor) -> Tensor:
-        """The traces before and after each value, y <- decay (y + x), as ``(len(past) + 1, n, K + L)``."""
-        count = len(past)
-        decays = past.new_tensor((*self.synaptic_decays, *self.neural_decays)).unsqueeze(1)
-        powers = decays ** torch.arange(count, -1, -1, dtype=past.dtype, device=past.device)
+    def _scan(self, leaving: Tensor) -> Float[Tensor, "ticks n traces"]:
+        """The settled traces before and after each value that leaves the queue: y <- decay (y + x)."""
+        count = len(leaving)
+        if not count:
+            return self.settled.unsqueeze(0)
+        decays = leaving.new_tensor((*self.synaptic_decays, *self.neural_decays)).unsqueeze(1)
+        powers = decays ** torch.arange(count, -1, -1, dtype=leaving.dtype, device=leaving.device)
         # row a of the matrix of each decay: decay^a, ..., decay^1, and zeros for what is yet to come
         matrix = nn.functional.pad(powers[:, :-1], (0, count)).unfold(1, count, 1).flip(1)
-        by_time = torch.addcmul(matrix @ past, powers.flip(1).unsqueeze(2), self.settled.t().unsqueeze(1))
-        return by_time.permute(1, 2, 0)
+        start = powers.flip(1).unsqueeze(2) * self.settled.t().unsqueeze(1)
+        return torch.baddbmm(start, matrix, leaving.expand(len(decays), -1, -1)).permute(1, 2, 0)
 
-    def _weights(self, past: Tensor) -> Tensor:
-        """Minus the weights of the last values, oldest first, in beta by delay, longest first, and decay."""
-        length = torch.arange(self.longest, 0, -1, device=past.device)
+    def _maps(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """From the last values of a neuron, oldest first, its settled traces and a bias, to the features.
+
+        To those of sources, by delay, the longest first, and to those of targets.
+        """
+        synaptic, neural = len(self.synaptic_decays), len(self.neural_decays)
+        lam, mu = like.new_tensor(self.synaptic_decays), like.new_tensor(self.neural_decays)
+        length = torch.arange(self.longest, 0, -1, dtype=like.dtype, device=like.device)
         age, delay = length.view(-1, 1, 1), length.view(1, -1, 1)
-        mu = past.new_tensor(self.neural_decays)
         by_age, by_rest = QUEUES[self.order]
-        weights = torch.where(age < delay, -(mu ** (by_age * age + by_rest * (delay - age))), 0)
-        return weights.flatten(1)
+        arrived = torch.where(age >= delay, lam ** (age - delay + 1), 0)
+        queued = torch.where(age < delay, -(mu ** (by_age * age + by_rest * (delay - age))), 0)
+        settled = torch.diag_embed(lam ** (self.longest + 1 - delay[0])).transpose(0, 1)
+        settled = nn.functional.pad(settled, (0, neural, 0, 0, 0, neural))
+        bias = nn.functional.pad(like.new_ones(1, self.longest, 1), (0, self.features - 1))
+        sources = torch.cat([torch.cat([arrived, queued], 2), settled, bias]).flatten(1)
+        seen = nn.functional.pad(-(mu ** length.unsqueeze(1)), (synaptic, 0))
+        before = nn.functional.pad(-(mu**self.longest), (synaptic, 0)).diag()
+        return sources, torch.cat([seen, before, like.new_zeros(1, self.features)])
 
 
 def _checked_delays(delays: Delays, n: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Seven neurons learn to write SCIENCE, notice a spelling mistake, learn a second word and relearn the first.
 
-    python experiments/dybm_science/run.py           # an hour
+    python experiments/dybm_science/run.py           # some minutes of an idle core
     python experiments/dybm_science/run.py --smoke   # two letters, for some seconds
 
 It leaves results.md and the figures beside this file, or in --out.
@@ -37,16 +37,19 @@ class Config:
     wrong: str = "SCIENSE"
     """The same with another letter."""
 
-    seeds: int = 5
+    short: str = "ICE"
+    """What is learned in turn with its mirror image."""
+
+    seeds: int = 3
     """Machines with delays and first weights of their own, for the default order of the queue."""
 
-    others: int = 3
+    others: int = 1
     """The same for the other orders."""
 
     limit: int = 150_000
     """Periods after which learning is given up."""
 
-    turns: int = 10
+    turns: int = 80
     """The most turns of two sequences."""
 
     smoke: bool = False
@@ -59,6 +62,9 @@ class Config:
 @dataclass
 class Lesson:
     """How a sequence was learned: the recall after so many periods, and when it was right."""
+
+    model: en.models.DynamicBoltzmannMachine
+    """Who learned it."""
 
     periods: int | None
     """Of the first recall without an error; None where there was none."""
@@ -86,9 +92,11 @@ def recalled(model: en.models.DynamicBoltzmannMachine, sequence: Tensor) -> Tens
     return copy.deepcopy(model).reset().generate(len(sequence), cue=sequence, temperature=0)
 
 
-def taught(model: en.models.DynamicBoltzmannMachine, sequence: Tensor, limit: int) -> Lesson:
-    """Repeat a sequence until it is recalled without an error; recall is tried every 100 periods or less."""
-    lesson, done, start = Lesson(None, [], []), 0, time.process_time()
+def taught(
+    model: en.models.DynamicBoltzmannMachine, sequence: Tensor, limit: int, every: int = 100
+) -> Lesson:
+    """Repeat a sequence until it is recalled without an error; recall is tried again and again."""
+    lesson, done, start = Lesson(model, None, [], []), 0, time.process_time()
     while True:
         made = recalled(model, sequence)
         right = int((made == sequence).all(1).sum())
@@ -100,7 +108,7 @@ def taught(model: en.models.DynamicBoltzmannMachine, sequence: Tensor, limit: in
             break
         if done >= limit:
             break
-        more = 10 if done < 100 else 100
+        more = 10 if done < 100 else every
         model.learn(sequence.repeat(more, 1))
         done += more
     lesson.seconds = time.process_time() - start
@@ -112,7 +120,7 @@ def alternated(first: Tensor, second: Tensor, turns: int, limit: int) -> tuple[l
     model, lessons = machine(0), []
     for _ in range(turns):
         for sequence in (first, second):
-            lessons.append(taught(model, sequence, limit))
+            lessons.append(taught(model, sequence, limit, every=20))
             if lessons[-1].periods is None:
                 return lessons, False
         if torch.equal(recalled(model, first), first):
@@ -139,11 +147,10 @@ def lesson_rows(queue: str, seeds: int, sequence: Tensor, limit: int, lines: lis
     return lessons
 
 
-def mistake(config: Config, sequence: Tensor, wrong: Tensor) -> list[str]:
+def mistake(
+    speller: en.models.DynamicBoltzmannMachine, config: Config, sequence: Tensor, wrong: Tensor
+) -> list[str]:
     """The surprise at each column of the word, of a misspelt one, and of the word again."""
-    speller = machine(0)
-    taught(speller, sequence, config.limit)
-    speller.learn(sequence.repeat(10 if config.smoke else 5000, 1))
     shows = torch.cat([sequence, wrong, sequence])
     surprise = -speller.reset().observe(sequence).log_likelihood(shows).detach()
     length = len(sequence)
@@ -172,7 +179,7 @@ def main(config: Config) -> None:
     """Learn, look for the mistake, take turns, compare the orders of the queue."""
     torch.set_num_threads(1)
     if config.smoke:
-        config = Config("HI", "HE", seeds=1, others=1, limit=300, turns=2, smoke=True, out=config.out)
+        config = Config("HI", "HE", "I", seeds=1, limit=200, turns=2, smoke=True, out=config.out)
     sequence, wrong = (data.spelt(word).double() for word in (config.word, config.wrong))
     config.out.mkdir(parents=True, exist_ok=True)
     lines = ["# Seven neurons and a word", "", "Made by `python experiments/dybm_science/run.py`.", ""]
@@ -187,10 +194,11 @@ def main(config: Config) -> None:
     lessons = {"newest": lesson_rows("newest", config.seeds, sequence, config.limit, rows)}
     draw_learning(sequence, lessons["newest"][0].recalls, config.out / "learning.png")
 
-    lines += ["", "## A spelling mistake", "", *mistake(config, sequence, wrong)]
-    turns, both = alternated(sequence, sequence.flip(0), config.turns, config.limit)
+    lines += ["", "## A spelling mistake", "", *mistake(lessons["newest"][0].model, config, sequence, wrong)]
+    short = data.spelt(config.short).double()
+    turns, both = alternated(short, short.flip(0), config.turns, config.limit)
     draw_turns([lesson.periods for lesson in turns], config.out / "turns.png")
-    lines += ["", "## Periods in turn for the word and its mirror image", ""]
+    lines += ["", f"## Periods in turn for {config.short} and its mirror image", ""]
     lines += ["| turn | word | mirror image |", "| --- | --- | --- |", *turn_rows(turns, both, config.limit)]
     print("\n".join(lines), flush=True)
 

@@ -13,8 +13,10 @@ from energynet.errors import EagerFallback, SettlingError, StateError, TraceErro
 from energynet.flow import Flow, GradientFlow, MirrorFlow
 from energynet.lifted import LiftedFlow
 from energynet.link import Link, Power, Sigmoid, Softmax, SoftThreshold, Tanh
+from energynet.link import HardThreshold, Link, Sigmoid, Softmax, SoftThreshold, Tanh
 from energynet.meanfield import MeanField
 from energynet.one_hot import OneHot
+from energynet.prior import L0, Cauchy, Laplace, LogCosh, Prior
 from energynet.rules import (
     ZIL,
     Backprop,
@@ -27,6 +29,7 @@ from energynet.rules import (
     LearningRule,
     MaximumAPosteriori,
     MaximumLikelihood,
+    MonteCarloEM,
     Phase,
     Unrolled,
 )
@@ -51,6 +54,7 @@ from energynet.solvers import (
     Adaptive,
     Anderson,
     BlockDescent,
+    CoordinateDescent,
     Euler,
     Heun,
     Momentum,
@@ -68,6 +72,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ADMM",
     "FIRE",
+    "L0",
     "LBFGS",
     "MALA",
     "ZIL",
@@ -78,9 +83,11 @@ __all__ = [
     "Backprop",
     "Bit",
     "BlockDescent",
+    "Cauchy",
     "ConditionalFlow",
     "ContrastiveDivergence",
     "ContrastiveHebbian",
+    "CoordinateDescent",
     "Cost",
     "CrossEntropy",
     "EagerFallback",
@@ -93,19 +100,23 @@ __all__ = [
     "Glauber",
     "GradientFlow",
     "HamiltonianMonteCarlo",
+    "HardThreshold",
     "Heun",
     "ImplicitDifferentiation",
     "IncrementalPC",
     "Interval",
     "Langevin",
+    "Laplace",
     "LearningRule",
     "LiftedFlow",
     "Link",
+    "LogCosh",
     "MaximumAPosteriori",
     "MaximumLikelihood",
     "MeanField",
     "MirrorFlow",
     "Momentum",
+    "MonteCarloEM",
     "Never",
     "NewtonKrylov",
     "NonNegative",
@@ -115,6 +126,7 @@ __all__ = [
     "PartitionEstimate",
     "Phase",
     "Power",
+    "Prior",
     "Proximal",
     "ProximalTerm",
     "Real",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +14,25 @@ from torch import Tensor
 from energynet.derivation import forces
 from energynet.energy import Energy
 from energynet.errors import TraceError
+from energynet.hessian import Hessian
 from energynet.link import Link
 from energynet.quadratic import Quadratic, quadratic
 from energynet.state import State
-from energynet.trace import Combination, Environment, Kernel, Program, Traced, affine, curvature, dependence
+from energynet.trace import (
+    PARAMETER,
+    Combination,
+    Environment,
+    Kernel,
+    Program,
+    Traced,
+    affine,
+    curvature,
+    dependence,
+    versions,
+)
+from energynet.variable import rows
+
+_DIRECTION = "direction "
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,7 @@ class Dynamics:
         self.energy = self.kernel(["energy"])
         self._block: dict[int, Kernel] = {}
         self._quadratic: dict[tuple[str, ...], Quadratic | None] = {}
+        self._hessian: tuple[object, list[Tensor], Hessian] | None = None
         self.compiled: dict[Hashable, Any] = {}  # made from these kernels elsewhere, by a key of theirs
 
     def kernel(self, outputs: Sequence[str], zero: Sequence[str] = ()) -> Kernel:
@@ -101,7 +118,7 @@ class Dynamics:
 
     def _product(self, kind: str) -> Kernel:
         function, free = self._function, self.free
-        names = {name: f"direction {name}" for name in free}
+        names = {name: f"{_DIRECTION}{name}" for name in free}
 
         def product(point: State) -> State:
             directions = {name: point[key] for name, key in names.items()}
@@ -120,6 +137,41 @@ class Dynamics:
         outputs = [f"product {name}" for name in free]
         inputs = (*free, *names.values())
         return self.program.kernel((*self._key, "product", kind), product, outputs, inputs, more=more)
+
+    def hessian(self, parameters: Mapping[str, Tensor], taus: Mapping[str, float]) -> Hessian | None:
+        """That of the smooth part, if it depends on parameters alone; made anew when one has changed.
+
+        With gradients enabled it has a graph to the parameters, and is not kept.
+        """
+        try:
+            kernel = self.smooth_product
+        except TraceError:
+            return None
+        if any(name in self.free or not name.startswith((PARAMETER, _DIRECTION)) for name in kernel.reads):
+            return None
+        if torch.is_grad_enabled():
+            return self._constant(kernel, parameters, taus)
+        now = versions(parameters)
+        made = self._hessian
+        if made is None or made[0] != now or len(now) != len(parameters):
+            # the parameters are held, so that no other takes their address
+            made = self._hessian = (now, list(parameters.values()), self._constant(kernel, parameters, taus))
+        return made[2]
+
+    def _constant(
+        self, kernel: Kernel, parameters: Mapping[str, Tensor], taus: Mapping[str, float]
+    ) -> Hessian:
+        specs = [self.program.spec(name) for name in self.free]
+        sizes = [math.prod(spec.shape) for spec in specs]
+        like = torch.empty(0, dtype=specs[0].dtype, device=specs[0].device)
+        directions = torch.eye(sum(sizes), dtype=like.dtype, device=like.device)
+        parts = zip(directions.split(sizes, 1), specs, strict=True)
+        given = [part.reshape(-1, *spec.shape) for part, spec in parts]
+        point = [torch.zeros_like(part) for part in given]
+        products = kernel.bind(Environment(parameters, len(directions)))(*point, *given)
+        matrix = torch.cat([rows(product) for product in products], 1)
+        tau = torch.cat([like.new_full((n,), taus[name]) for n, name in zip(sizes, self.free, strict=True)])
+        return Hessian((matrix + matrix.T) / 2, tau)
 
     def quadratic(self, names: tuple[str, ...]) -> Quadratic | None:
         """What is known of some variables together, if the energy is quadratic in them; else None."""

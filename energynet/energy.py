@@ -213,10 +213,9 @@ class LinkTerm(Energy):
 
 
 class ProximalTerm(LinkTerm):
-    """A term of one variable, a sum over its units, that has a kink: it tells its proximal map.
+    """A term of one variable, a sum over its units, whose kink is known by its proximal map."""
 
-    `Proximal` steps by the map, and the stationarity of a unit at a kink is judged by it.
-    """
+    convex: bool = True  # in each unit
 
     def derivation(self, links: Mapping[str, Link]) -> Derivation:
         found = super().derivation(links)

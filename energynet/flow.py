@@ -19,9 +19,11 @@ from energynet.derivation import Derivation
 from energynet.energy import Energy, ProximalTerm
 from energynet.errors import SettlingError, TraceError
 from energynet.forces import EagerForces, Forces, forces_of
+from energynet.hessian import Hessian
 from energynet.link import Link
 from energynet.programs import note_fallback
 from energynet.state import State
+from energynet.trace import parameters_of
 from energynet.variable import Continuous, Variable, rows
 
 if TYPE_CHECKING:
@@ -200,6 +202,11 @@ class EnergyFlow(Flow):
         """The energy of each sample."""
         return self.forces.energy(point)
 
+    def hessian(self) -> Hessian | None:
+        """That of the smooth part, where the trace shows that it depends on parameters alone; else None."""
+        taus = {name: variable.tau for name, variable in self.variables.items()}
+        return self.forces.hessian(parameters_of(self.conditioned.base), taus)
+
     def residual(self, point: State, velocity: State) -> Tensor:
         return largest(self.inward(point, velocity))
 
@@ -242,7 +249,10 @@ class EnergyFlow(Flow):
     def _moved(self, name: str, value: Tensor, velocity: Tensor, dt: float | Tensor) -> Tensor:
         variable = self.variables[name]
         pace = dt.reshape(-1, *[1] * (value.ndim - 1)) if isinstance(dt, Tensor) else dt
-        moved = value + pace * velocity
+        if isinstance(pace, Tensor):
+            moved = torch.addcmul(value, velocity, pace)
+        else:
+            moved = torch.add(value, velocity, alpha=pace)
         if name in self.proximal:
             factor, term = self.proximal[name]
             moved = term.proximal(moved, pace * (factor / variable.tau))

@@ -14,6 +14,7 @@ from energynet.derivation import Derivation, weighted
 from energynet.dynamics import Block, Curvature, Dynamics
 from energynet.energy import Conditioned, Energy, usable
 from energynet.errors import SettlingError, TraceError
+from energynet.hessian import Hessian
 from energynet.link import Link
 from energynet.programs import program_of, signature
 from energynet.quadratic import Quadratic
@@ -73,6 +74,10 @@ class Forces(ABC):
     @abstractmethod
     def affine(self) -> bool:
         """Whether it is known that the smooth force is affine in the point, for every sample."""
+
+    def hessian(self, parameters: Mapping[str, Tensor], taus: Mapping[str, float]) -> Hessian | None:
+        """That of the smooth part, where it is known to depend on parameters alone; see `Dynamics`."""
+        return None
 
     @abstractmethod
     def product(self, point: State, direction: State) -> State:
@@ -186,6 +191,9 @@ class TracedForces(Forces):
     @property
     def affine(self) -> bool:
         return self.dynamics.affine
+
+    def hessian(self, parameters: Mapping[str, Tensor], taus: Mapping[str, float]) -> Hessian | None:
+        return self.dynamics.hessian(parameters, taus)
 
     def block(self, number: int, point: State) -> tuple[Tensor, ...]:
         return self._run(self.dynamics.block(number), point)

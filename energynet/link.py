@@ -219,27 +219,51 @@ class Softmax(Link):
         return (self.beta,)
 
 
-@final
-class SoftThreshold(Link):
-    """a = sign(u) max(|u| - threshold, 0); the integral is a^2 / 2 + threshold |a|.
-
-    With it and a `Sparsity` term of the same strength, mirror flow is the locally competitive algorithm
-    (Rozell et al. 2008, Neural Comput. 20:2526, eq. 2.3 and 3.1).
+class Threshold(Link):
+    """A link that sends an interval of potentials around zero to zero.
 
     Parameters
     ----------
     threshold
-        Not negative.
+        Not negative: the end of the interval.
     nonnegative
-        Pass positive potentials only: a = max(u - threshold, 0).
+        Pass positive potentials only.
     """
 
     def __init__(self, threshold: float, nonnegative: bool = False) -> None:
         if not 0 <= threshold < math.inf:
-            raise ValueError(f"SoftThreshold: the threshold is a number from 0 up, got {threshold!r}")
+            raise ValueError(f"{type(self).__name__}: the threshold is a number from 0 up, got {threshold!r}")
         self.threshold = float(threshold)
         self.nonnegative = nonnegative
         self.low = 0.0 if nonnegative else -math.inf
+
+    @final
+    def slope(self, potential: Tensor) -> Tensor:
+        return self._passed(potential).to(potential.dtype)
+
+    @final
+    def log_slope(self, potential: Tensor) -> Tensor:
+        raise SettlingError(
+            f"{self!r} sends a whole interval of potentials to zero, so values have no density that a sampler"
+            " of potentials could follow; declare the variable without a link, or with a smooth one"
+        )
+
+    def _passed(self, potential: Tensor) -> Tensor:
+        size = potential if self.nonnegative else potential.abs()
+        return size > self.threshold
+
+    def _fields(self) -> tuple[object, ...]:
+        return (self.threshold, self.nonnegative)
+
+
+@final
+class SoftThreshold(Threshold):
+    """a = sign(u) max(|u| - threshold, 0); the integral is a^2 / 2 + threshold |a|.
+
+    With it and a `Sparsity` term of the same strength, mirror flow is the locally competitive algorithm
+    (Rozell et al. 2008, Neural Comput. 20:2526, eq. 2.3 and 3.1). With ``nonnegative`` it is the rectified
+    one, a = max(u - threshold, 0).
+    """
 
     def value(self, potential: Tensor) -> Tensor:
         if self.nonnegative:
@@ -252,15 +276,20 @@ class SoftThreshold(Link):
     def integral(self, value: Tensor) -> Tensor:
         return 0.5 * value.square() + self.threshold * value.abs()
 
-    def slope(self, potential: Tensor) -> Tensor:
-        size = potential if self.nonnegative else potential.abs()
-        return (size > self.threshold).to(potential.dtype)
 
-    def log_slope(self, potential: Tensor) -> Tensor:
-        raise SettlingError(
-            f"{self!r} sends a whole interval of potentials to zero, so values have no density that a sampler"
-            " of potentials could follow; declare the variable without a link, or with a smooth one"
-        )
+@final
+class HardThreshold(Threshold):
+    """a = u where |u| is above the threshold, else 0; the integral is (a^2 + threshold^2) / 2, and 0 at 0.
 
-    def _fields(self) -> tuple[object, ...]:
-        return (self.threshold, self.nonnegative)
+    With it and a `Sparsity` term of the prior `L0` and the strength threshold^2 / 2, mirror flow is the
+    locally competitive algorithm with hard thresholds (Rozell et al. 2008, sect. 3.2.1).
+    """
+
+    def value(self, potential: Tensor) -> Tensor:
+        return potential * self._passed(potential)
+
+    def potential(self, value: Tensor) -> Tensor:
+        return value
+
+    def integral(self, value: Tensor) -> Tensor:
+        return 0.5 * torch.where(value != 0, value.square() + self.threshold**2, 0.0)

@@ -12,8 +12,9 @@ from energynet.clamp import Clamp
 from energynet.compiled import CompiledSteps
 from energynet.conditional import ConditionalFlow
 from energynet.derivation import Derivation
-from energynet.energy import Energy
+from energynet.energy import Energy, ProximalTerm
 from energynet.flow import EnergyFlow
+from energynet.link import Link
 from energynet.recording import Recorder, Recording
 from energynet.running import Run
 from energynet.samplers import Glauber
@@ -128,8 +129,14 @@ def _mover(energy: Energy, clamp: Clamp) -> Solver:
     if any(isinstance(v, Discrete) for v in free.values()):
         return Glauber()
     links = {n: v.link for n, v in free.items() if v.link is not None}
-    kinks = (p for _, p in energy.parts() if p.derivation(links) is Derivation.PROXIMAL)
+    kinks = [p for _, p in energy.parts() if isinstance(p, ProximalTerm) and _by_map(p, links)]
     return Proximal() if any(not free.keys().isdisjoint(p.variables) for p in kinks) else BlockDescent()
+
+
+def _by_map(term: ProximalTerm, links: Mapping[str, Link]) -> bool:
+    """Whether a term is best moved by its proximal map: also where a link would do, if it is convex."""
+    kink = Derivation.PROXIMAL
+    return term.derivation(links) is kink or (term.convex and term.derivation({}) is kink)
 
 
 def default_solver(flow: EnergyFlow) -> Solver:

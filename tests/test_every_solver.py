@@ -42,8 +42,8 @@ def refusal(solver: str, problem: Problem) -> str | None:
         isinstance(p, en.terms.Leak) and p.link is not None for _, p in problem.energy.parts()
     ):
         return r"Leak.*integral of (Sigmoid|Tanh).*mirror flow"
-    if solver == "ADMM" and not problem.quadratic:
-        return "ADMM.*(quadratic|convex).*Proximal"
+    if solver in ("ADMM", "CoordinateDescent") and not problem.quadratic:
+        return f"{solver}.*(quadratic|convex|curvature).*Proximal"
     return None
 
 

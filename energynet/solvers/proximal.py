@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from energynet.flow import EnergyFlow, Flow, largest
-from energynet.solvers.base import column, energy_flow, positive
+from energynet.hessian import Hessian
+from energynet.solvers.base import Shared, column, energy_flow, positive
 from energynet.solvers.rate import choose, inner
-from energynet.solvers.splitting import Splitting, change, weights
+from energynet.solvers.splitting import Splitting, change, flat, shaped, weights
 from energynet.state import State
 
+_LARGEST = 1024  # units of which all eigenvalues are found: a tenth of a second
 _PRODUCTS = 8  # of the power iteration
 _MARGIN = 1.05  # what it falls short of the largest curvature, usually
 _FLATTEST = 1e-3  # a curvature that a step is bounded by where the energy has less
@@ -28,9 +30,12 @@ class Proximal(Splitting):
     The methods of Beck and Teboulle (2009, SIAM J. Imaging Sci. 2:183, eq. 4.1 to 4.3), for energies with
     `ProximalTerm` such as `Sparsity`. A step moves along the velocity of the smooth part, then applies the
     proximal map of each variable and projects onto its domain. Without proximal terms this is (accelerated)
-    projected gradient descent. Each sample has its own step, 1 over a bound of the curvature that it has
-    met. Where the bound turns out too small the sample stays for this once and its bound is raised, so that
-    no step branches.
+    projected gradient descent.
+
+    Where the trace shows that the Hessian of the smooth part depends on parameters alone, as in sparse
+    coding, the step is 1 over its largest eigenvalue, which is kept until a parameter changes. Else each
+    sample has its own step, 1 over a bound of the curvature that it has met. Where the bound turns out too
+    small the sample stays for this once and its bound is raised, so that no step branches.
 
     The residual is that of the point after the step. Where the trace shows that the smooth part is quadratic,
     the velocity at the extrapolated point follows from those at two points, and a step takes one evaluation
@@ -42,8 +47,9 @@ class Proximal(Splitting):
     accelerate
         Extrapolate by Nesterov's sequence (FISTA); else plain steps (ISTA), which never raise the energy.
     dt
-        The first step, in units of the time constants. By default it is found by power iteration on products
-        with the Hessian at the start.
+        The first step, in units of the time constants. By default it is 1 over the largest eigenvalue of the
+        Hessian; where that differs from sample to sample, or has more than 1024 rows, it is found by power
+        iteration on products with the Hessian at the start.
     restart
         Start the extrapolation anew for a sample when it points uphill (O'Donoghue and Candes 2015, Found.
         Comput. Math. 15:715, sect. 3.2). Without it the plain sequence has the guarantee
@@ -59,6 +65,11 @@ class Proximal(Splitting):
 
     def init(self, flow: Flow, state: State) -> Any:
         flow = energy_flow(self, flow)
+        hessian = None
+        if self.dt is None and sum(v.shape[1:].numel() for v in state.values()) <= _LARGEST:
+            hessian = flow.hessian()
+        if hessian is not None:
+            return self._known(flow, state, hessian)
         level, velocity = _smooth(flow, state)
         if self.dt is None:
             with torch.no_grad():
@@ -71,12 +82,58 @@ class Proximal(Splitting):
             carry |= {"ahead": dict(state), "push": velocity, "age": torch.ones_like(level)}
         return carry
 
+    def _known(self, flow: EnergyFlow, state: State, hessian: Hessian) -> Any:
+        """The carry where the step is known, and velocities are affine."""
+        values, turn = flat(state), hessian.turn
+        _, velocity = _smooth(flow, state)
+        carry = {
+            "dt": Shared(1 / hessian.rates[-1].detach().clamp(min=_FLATTEST)),  # steps are no functions
+            "velocity": velocity,
+        }
+        if len(turn) ** 2 <= flow.forces.work:
+            carry |= {"turn": Shared(turn), "drift": flat(velocity) - values @ turn}
+        if self.accelerate:
+            carry |= {"ahead": dict(state), "push": velocity, "age": values.new_ones(len(values))}
+        return carry
+
     def step(
         self, flow: Flow, state: State, carry: Any, generator: torch.Generator | None
     ) -> tuple[State, Any, Tensor]:
+        return self.advance(flow, state, carry, generator, 1)
+
+    def advance(
+        self, flow: Flow, state: State, carry: Any, generator: torch.Generator | None, steps: int
+    ) -> tuple[State, Any, Tensor]:
         assert isinstance(flow, EnergyFlow)
+        for _ in range(steps):
+            state, carry = (self._steady if "dt" in carry else self._careful)(flow, state, carry)
+        last = carry["last"] if "last" in carry else largest(flow.split(state, carry["velocity"]))
+        return state, carry, last
+
+    def _steady(self, flow: EnergyFlow, state: State, carry: Any) -> tuple[State, Any]:
+        """A step of known length."""
+        ahead, push = self._from(state, carry)
+        moved = flow.forward_backward(ahead, push, carry["dt"].value)
+        if "turn" in carry:
+            flown = torch.addmm(carry["drift"], flat(moved), carry["turn"].value)
+            velocity = shaped(flown, moved)
+            for name, mask in flow.held.items():
+                velocity[name] = velocity[name].masked_fill(mask, 0.0)
+        else:
+            velocity = _smooth(flow, moved)[1]
+        new = {**carry, "velocity": velocity}
+        if self.accelerate:
+            new |= self._extrapolated(flow, state, carry, (moved, velocity))
+        return moved, new
+
+    def _from(self, state: State, carry: Any) -> tuple[State, State]:
+        """The point that a step is made from, and the velocity there."""
+        return (carry["ahead"], carry["push"]) if self.accelerate else (state, carry["velocity"])
+
+    def _careful(self, flow: EnergyFlow, state: State, carry: Any) -> tuple[State, Any]:
+        """A step whose length may turn out too large."""
         rate = carry["rate"]
-        ahead, push = (carry["ahead"], carry["push"]) if self.accelerate else (state, carry["velocity"])
+        ahead, push = self._from(state, carry)
         moved = flow.forward_backward(ahead, push, 1 / rate)
         level, velocity = _smooth(flow, moved)
         with torch.no_grad():  # steps are numbers, not functions of the parameters
@@ -91,16 +148,23 @@ class Proximal(Splitting):
             "velocity": choose(fine, velocity, carry["velocity"]),
         }
         if self.accelerate:
-            after = (moved, velocity)
-            new |= self._extrapolated(flow, state, carry, after, fine)
+            next_ = self._extrapolated(flow, state, carry, (moved, velocity))
+            new["age"] = torch.where(fine, next_["age"], carry["age"])
+            new["level"], new["push"] = carry["level"], next_["push"]
+            if not flow.forces.affine:
+                next_["ahead"] = choose(fine, flow.project(next_["ahead"]), carry["ahead"])
+                new["level"], new["push"] = _smooth(flow, next_["ahead"])
+            new["ahead"] = choose(fine, next_["ahead"], carry["ahead"])
+            if flow.forces.affine:
+                new["push"] = choose(fine, new["push"], carry["push"])
         else:
             new["level"] = torch.where(fine, level, carry["level"])
-        return choose(fine, moved, state), new, new["last"]
+        return choose(fine, moved, state), new
 
     def _extrapolated(
-        self, flow: EnergyFlow, state: State, carry: Any, after: tuple[State, State], fine: Tensor
+        self, flow: EnergyFlow, state: State, carry: Any, after: tuple[State, State]
     ) -> dict[str, Any]:
-        """The next point to step from, with what the step needs there."""
+        """The next point to step from, with the velocity there if the smooth part is quadratic."""
         moved, velocity = after
         age = carry["age"]
         older = (1 + (1 + 4 * age.square()).sqrt()) / 2
@@ -109,17 +173,12 @@ class Proximal(Splitting):
         if self.restart:
             uphill = inner(change(carry["ahead"], moved), gone, weights(flow)) > 0
             older, factor = torch.where(uphill, 1.0, older), torch.where(uphill, 0.0, factor)
-        ahead = {n: torch.addcmul(v, column(factor, v), gone[n]) for n, v in moved.items()}
-        if flow.forces.affine:
-            turn = change(velocity, carry["velocity"])
-            push = {n: torch.addcmul(v, column(factor, v), turn[n]) for n, v in velocity.items()}
-            ahead, level = choose(fine, ahead, carry["ahead"]), carry["level"]
-            push = choose(fine, push, carry["push"])
-        else:
-            ahead = choose(fine, flow.project(ahead), carry["ahead"])
-            level, push = _smooth(flow, ahead)
-        age = torch.where(fine, older, age)
-        return {"ahead": ahead, "push": push, "level": level, "age": age}
+        turn = change(velocity, carry["velocity"])
+        return {
+            "ahead": {n: torch.addcmul(v, column(factor, v), gone[n]) for n, v in moved.items()},
+            "push": {n: torch.addcmul(v, column(factor, v), turn[n]) for n, v in velocity.items()},
+            "age": older,
+        }
 
 
 def _smooth(flow: EnergyFlow, point: State) -> tuple[Tensor, State]:

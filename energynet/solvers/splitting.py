@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import final
 
@@ -15,6 +16,7 @@ from energynet.errors import SettlingError
 from energynet.flow import EnergyFlow, GradientFlow
 from energynet.solvers.base import Solver
 from energynet.state import State
+from energynet.variable import rows
 
 
 class Splitting(Solver):
@@ -93,3 +95,16 @@ def weights(flow: EnergyFlow) -> dict[str, float] | None:
 def change(after: State, before: State) -> State:
     """The difference of two points."""
     return {name: after[name] - before[name] for name in after}
+
+
+def flat(state: State) -> Tensor:
+    """The values of each sample in one row."""
+    parts = [rows(value) for value in state.values()]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def shaped(flat: Tensor, like: State) -> State:
+    """The inverse of `flat`."""
+    sizes = [math.prod(value.shape[1:]) for value in like.values()]
+    parts = flat.split(sizes, 1)
+    return {name: part.reshape(value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}

@@ -24,6 +24,7 @@ PROXIMAL: dict[str, Callable[[], en.Solver]] = {
     "Proximal": en.Proximal,
     "Proximal plain": lambda: en.Proximal(accelerate=False),
     "ADMM": en.ADMM,
+    "CoordinateDescent": en.CoordinateDescent,
 }
 CONTINUOUS: dict[str, Callable[[], en.Solver]] = {
     "Langevin": lambda: en.Langevin(0.01),

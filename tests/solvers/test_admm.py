@@ -162,7 +162,7 @@ def bent(e: Any, f: Tensor, s: Tensor) -> Tensor:
 REFUSED: dict[str, tuple[Any, str]] = {
     "bent": (bent, r"quadratic.*differs between two points.*Proximal"),
     "kink": (lambda e, f, s: (0.5 * s.square() + s.abs() - f * s).sum(1), r"quadratic.*jumps.*ProximalTerm"),
-    "gated": (lambda e, f, s: (0.5 * f.square() * s.square() - s).sum(1), r"one inverse.*samples.*Proximal"),
+    "gated": (lambda e, f, s: (0.5 * f.square() * s.square() - s).sum(1), r"one Hessian.*samples.*Proximal"),
     "saddle": (
         lambda e, f, s: 0.5 * s.square().sum(1) + 2 * s[:, 0] * s[:, 1],
         r"convex.*curvature.*-1.*Leak",

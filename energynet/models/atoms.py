@@ -1,0 +1,86 @@
+"""Where the atoms of a dictionary may be: on the unit sphere, from 0 up, orthonormal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def unit(weight: Float[Tensor, "inputs atoms"]) -> Float[Tensor, "inputs atoms"]:
+    """Every atom, a column, scaled to unit norm; one of zeros stays."""
+    return functional.normalize(weight, dim=0, eps=torch.finfo(weight.dtype).tiny)
+
+
+def nonnegative(weight: Float[Tensor, "inputs atoms"]) -> Float[Tensor, "inputs atoms"]:
+    """Numbers below 0 become 0, then unit norm."""
+    return unit(weight.clamp(min=0.0))
+
+
+def orthonormal(weight: Float[Tensor, "inputs atoms"]) -> Float[Tensor, "inputs atoms"]:
+    """The nearest matrix of orthonormal columns, its polar factor; of rows, where there are more atoms."""
+    left, _, right = torch.linalg.svd(weight, full_matrices=False)
+    return left @ right
+
+
+def free(weight: Float[Tensor, "inputs atoms"]) -> Float[Tensor, "inputs atoms"]:
+    """As it is."""
+    return weight
+
+
+ATOMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "unit": unit,
+    "nonnegative": nonnegative,
+    "orthonormal": orthonormal,
+    "free": free,
+}
+
+
+@final
+class Homeostasis(nn.Module):
+    """Keeps the variance of every code near a goal by the norms of its atom (Olshausen and Field 1996).
+
+    Atoms whose codes vary too little shrink, so that they need larger codes, and others grow: none dies out,
+    and no unit norm is imposed. In place of `SparseCoding.project_`, after each step of an optimiser. The
+    defaults are those of the program that the authors published, sparsenet.
+
+    Parameters
+    ----------
+    n_atoms
+        Atoms of the dictionary.
+    goal
+        The variance wanted.
+    rate
+        Exponent of the ratio of variance and goal in the gain.
+    memory
+        Weight of a batch in the running mean of squared codes.
+
+    Attributes
+    ----------
+    variance, gain
+        Buffers, ``(n_atoms,)``: the running mean, the goal at first; and the norms.
+    """
+
+    def __init__(self, n_atoms: int, goal: float = 0.1, *, rate: float = 0.02, memory: float = 0.001) -> None:
+        super().__init__()
+        for name, number in (("goal", goal), ("rate", rate), ("memory", memory)):
+            if not number > 0:
+                raise ValueError(f"Homeostasis: {name} must be a positive number, got {number!r}")
+        self.goal, self.rate, self.memory = goal, rate, memory
+        self.variance: Tensor
+        self.gain: Tensor
+        self.register_buffer("variance", torch.full((n_atoms,), goal))
+        self.register_buffer("gain", torch.ones(n_atoms))
+
+    @torch.no_grad()
+    def adapt_(self, weight: Float[Tensor, "inputs atoms"], codes: Float[Tensor, "batch atoms"]) -> None:
+        """Take note of the codes of a batch, and scale the atoms in place."""
+        self.variance.lerp_(codes.square().mean(0).to(self.variance), self.memory)
+        self.gain.mul_((self.variance / self.goal) ** self.rate)
+        weight.copy_(unit(weight) * self.gain.to(weight))

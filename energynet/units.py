@@ -152,7 +152,7 @@ class Pair(Listed):
             return self._descended(field, code)
         if not isinstance(heat, Tensor):
             chance = (field if heat == 1 else field / heat).sigmoid()
-            return torch.lt(noise, chance, out=noise)
+            return noise.lt_(chance)
         warm = heat > 0
         chance = (field / torch.where(warm, heat, 1.0)).sigmoid()
         return torch.where(warm, (noise < chance).to(field.dtype), self._descended(field, code))

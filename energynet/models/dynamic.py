@@ -79,7 +79,8 @@ class Dynamic(Energy):
         """Ascend the log-likelihood of each tick in turn, by AdaGrad; the traces run on.
 
         Queues, traces and the sums of squared gradients go on from where they are, so a sequence may come in
-        parts, and calling again repeats it.
+        parts, and calling again repeats it. A call costs as much as a dozen ticks: repeat a short sequence
+        within one, as in ``learn(sequence.repeat(100, 1))``.
 
         Parameters
         ----------
@@ -339,8 +340,8 @@ class DynamicBoltzmannMachine(Dynamic):
     >>> delays = torch.randint(1, 10, (7, 7), generator=torch.Generator().manual_seed(0))
     >>> machine = en.models.DynamicBoltzmannMachine(7, delays)
     >>> sequence = energynet.data.spelt("SCIENCE")
-    >>> for _ in range(20_000):
-    ...     machine.learn(sequence)
+    >>> for _ in range(200):
+    ...     machine.learn(sequence.repeat(100, 1))
     >>> machine.generate(35, cue=sequence, temperature=0)
     """
 

@@ -1,4 +1,4 @@
-"""Several machines learn a short word and its mirror image in turn: is relearning quicker?
+"""Several machines learn a short word and its mirror image in turn.
 
     python experiments/dybm_science/relearning.py    # a minute or two of an idle core
 
@@ -53,7 +53,7 @@ def main(config: Config) -> None:
     ]
     head += [*circumstances(), "", f"Periods until {config.word}, or its mirror image, is recalled.", ""]
     head += [
-        "| machine | word: first | second | last | mirror image: first | second | last | turns until both are kept |"
+        "| machine | word: first | second | last | mirror image: first | second | last | turns until both stay |"
     ]
     head += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
     rows, curves = [], []
@@ -63,7 +63,7 @@ def main(config: Config) -> None:
         cells = [
             shown(p, config.limit)
             for kind in (0, 1)
-            for p in (periods[kind::2] + [0])[:2] + periods[kind::2][-1:]
+            for p in [*periods[kind::2], 0][:2] + periods[kind::2][-1:]
         ]
         turns = f"{len(periods) // 2}" if both else f"not within {(len(periods) + 1) // 2}"
         rows.append(f"| {seed} | {' | '.join(cells)} | {turns} |")

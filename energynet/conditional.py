@@ -214,7 +214,8 @@ class ConditionalFlow(EnergyFlow):
 
     def code(self, names: Sequence[str], point: State) -> Float[Tensor, units * batch]:
         """Some variables in the terms that couplings are written in; one row for each entry."""
-        return torch.cat([self.units[name].code(point[name]) for name in names]).contiguous()
+        each = [self.units[name].code(point[name]) for name in names]
+        return each[0].contiguous() if len(each) == 1 else torch.cat(each)
 
     def unpacked(self, names: Sequence[str], code: Tensor, like: State) -> State:
         """The values that a code stands for."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from energynet.energy import Composite, Energy
+from energynet.models.atoms import unit
 from energynet.terms import Reconstruction, Shrinkage, Sparsity
 from energynet.variable import NonNegative, Real
 
@@ -83,6 +84,7 @@ class SpikeSlabCoding(Composite):
             "u", "x", variance=variance, learn_variance=learn_variance, through=self.codes, u=u, x=x
         )
         self.penalty = Sparsity(sparsity, learn_strength=learn_sparsity, u=u)
+        self.project_()
 
     @property
     def weight(self) -> nn.Parameter:
@@ -94,6 +96,11 @@ class SpikeSlabCoding(Composite):
         """The probability exp(-lambda theta) that the prior gives a code to be other than zero."""
         product = torch.as_tensor(self.penalty.strength * self.codes.threshold)
         return (-product.detach()).exp()
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Bring the atoms back to unit norm, in place: to be called after each step of an optimiser."""
+        self.weight.copy_(unit(self.weight))
 
     def parts(self) -> tuple[tuple[float, Energy], ...]:
         return ((1.0, self.reconstruction), (1.0, self.penalty))

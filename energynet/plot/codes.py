@@ -157,7 +157,7 @@ def posterior(
     Parameters
     ----------
     chains
-        A code at every step of every chain, the burn-in left out.
+        A code at every record of every chain, the burn-in left out.
     title
         Of what.
     law
@@ -167,7 +167,7 @@ def posterior(
     name
         What the code is called.
     shown
-        How many steps at the end are drawn, of up to three chains.
+        How many records at the end are drawn, of up to three chains.
     """
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     figure.suptitle(title)
@@ -182,7 +182,7 @@ def posterior(
             linewidth=0.9,
             alpha=0.9,
         )
-    left.set_xlabel("step after the burn-in")
+    left.set_xlabel("record after the burn-in")
     left.set_ylabel(name)
     left.set_xlim(start, len(chains) - 1)
     _law(right, chains.detach().flatten().double().numpy(), law, zero)
@@ -207,14 +207,7 @@ def _law(axes: Axes, values: np.ndarray, law: tuple[Tensor, Tensor] | None, zero
     if found > 0 or zero is not None:
         told = f"zero: {found:.3f}" + (f", exact {zero:.3f}" if zero is not None else "")
         axes.axhline(0, color="0.3", linewidth=0.9, linestyle=":")
-        axes.annotate(
-            told,
-            (0.98, 0),
-            (0, 4),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            ha="right",
-        )
+        axes.text(0.98, 0.03, told, transform=axes.transAxes, ha="right")
     axes.set_xlabel("density" + (" of what is not zero" if found > 0 else ""))
     axes.set_xlim(left=0)
     axes.legend(loc="upper right", frameon=False)

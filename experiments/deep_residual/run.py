@@ -1,14 +1,15 @@
 """Does a residual network of 32 layers learn by predictive coding? With and without `mu`, at every rate.
 
-    python experiments/deep_residual/run.py            # the table and the curves, some minutes
+    python experiments/deep_residual/run.py            # the table and the picture, some minutes
     python experiments/deep_residual/run.py --smoke    # shallow networks, one epoch: does it still run?
 
-It leaves results.md and curves.png beside this file, or in --out.
+It leaves results.md and rates.png beside this file, or in --out.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -176,37 +177,31 @@ def readings(runs: dict[Key, Run], config: Config) -> list[str]:
 
 
 def draw(runs: dict[Key, Run], path: Path, config: Config) -> None:
-    """Test accuracy against the rate at both depths, and the loss of the deep network in both readings."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    colours = {True: "tab:blue", False: "tab:red"}
-    for depth, style in zip(config.depths, ("o:", "s-"), strict=True):
-        for mu, colour in colours.items():
-            ends = [100 * runs["MaximumAPosteriori", depth, mu, rate].test for rate in config.rates]
-            name = f"{depth} predictions, {'with' if mu else 'without'} mu"
-            left.semilogx(config.rates, ends, style, color=colour, label=name)
-    left.axhline(10, color="grey", linewidth=0.8)
-    left.set(xlabel="learning rate", ylabel="test accuracy at the end (%)", ylim=(0, 102))
-    left.legend(fontsize=8)
+    """Test accuracy and training loss at the end against the rate.
+
+    Stars: the deep network at its best rate. Circles: at that of the shallow one.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
+    values: list[Callable[[Run], float]] = [lambda run: 100 * run.test, lambda run: run.loss[-1]]
     shallow, deep = config.depths
-    for mu, colour in colours.items():
-        word = "with" if mu else "without"
-        for rate, style, name in (
-            (best(runs, deep, mu, config), "-", "its best rate"),
-            (best(runs, shallow, mu, config), "--", f"the best at {shallow}"),
-        ):
-            curve = runs["MaximumAPosteriori", deep, mu, rate].loss
-            label = f"{word} mu, {name}, {rate:g}"
-            right.semilogy(range(len(curve)), curve, style, color=colour, label=label)
-    if best(runs, deep, True, config) not in (best(runs, d, False, config) for d in config.depths):
-        rate = best(runs, deep, True, config)
-        curve = runs["MaximumAPosteriori", deep, False, rate].loss
-        right.semilogy(
-            range(len(curve)), curve, ":", color="tab:red", label=f"without mu, best with it, {rate:g}"
-        )
-    right.axhline(0.45, color="grey", linewidth=0.8)
-    right.set(xlabel="epoch", ylabel=f"training loss, {deep} predictions", ylim=(0.1, 20))
-    right.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    for axes, value in zip(panels, values, strict=True):
+        for mu, colour in ((True, "tab:blue"), (False, "tab:red")):
+            for depth, style in ((shallow, ":"), (deep, "-")):
+                ends = [value(runs["MaximumAPosteriori", depth, mu, rate]) for rate in config.rates]
+                name = f"{depth} predictions, {'with' if mu else 'without'} mu"
+                axes.plot(config.rates, ends, style, color=colour, label=name)
+            for depth, mark, size in ((deep, "*", 160), (shallow, "o", 60)):
+                rate = best(runs, depth, mu, config)
+                at = value(runs["MaximumAPosteriori", deep, mu, rate])
+                face = colour if mark == "*" else "white"
+                axes.scatter([rate], [at], s=size, marker=mark, color=face, edgecolor=colour, zorder=3)
+        axes.set(xscale="log", xlabel="learning rate")
+    panels[0].axhline(10, color="grey", linewidth=0.8)
+    panels[0].set(ylabel="test accuracy at the end (%)", ylim=(0, 102))
+    panels[1].axhline(0.45, color="grey", linewidth=0.8)
+    panels[1].set(ylabel="training loss at the end", yscale="log")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
@@ -245,7 +240,7 @@ def main(config: Config) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "results.md").write_text("\n".join(lines))
     print("\n".join(lines))
-    draw(runs, config.out / "curves.png", config)
+    draw(runs, config.out / "rates.png", config)
 
 
 if __name__ == "__main__":

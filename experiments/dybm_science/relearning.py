@@ -52,9 +52,7 @@ def main(config: Config) -> None:
         "",
     ]
     head += [*circumstances(), "", f"Periods until {config.word}, or its mirror image, is recalled.", ""]
-    head += [
-        "| machine | word: first | second | last | mirror image: first | second | last | turns until both stay |"
-    ]
+    head += ["| machine | word: first | second | last | mirror image: first | second | last | turns in all |"]
     head += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
     rows, curves = [], []
     for seed in range(config.machines):

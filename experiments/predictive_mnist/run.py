@@ -7,6 +7,7 @@ It leaves results.md, accuracy.png, digits.png (or choice.md) beside this file, 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ HERE = Path(__file__).parent
 COST = en.SquaredError("y")
 RATES = (0.0005, 0.001, 0.002)
 BACKPROP, MAP, WEAK = "backprop", "MaximumAPosteriori", "MaximumAPosteriori, weak output"
-INCREMENTAL = "IncrementalPC"
+INCREMENTAL, GENERATIVE = "IncrementalPC", "generative weights"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Config:
 class Run:
     """A network, and what it did in each epoch."""
 
-    model: en.models.PredictiveCoding
+    model: en.models.PredictiveCoding | None
     accuracy: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
@@ -218,6 +219,25 @@ def choose(config: Config, train_all: data.Split) -> Iterator[str]:
         yield f"| {name} | {chosen.activation} | {lr:g} | {precision} | {run.accuracy[-1]:.2%} |"
 
 
+def key(config: Config) -> str:
+    """What runs must have in common to stand in one table."""
+    return repr(replace(config, rules=(), pictures=False, choose=False, data_dir=None, out=Path()))
+
+
+def kept(config: Config) -> dict[str, Run]:
+    """What has been trained before, by another command with the same configuration."""
+    path = config.out / "runs.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    return {n: Run(None, **r) for n, r in known["runs"].items()} if known.get("key") == key(config) else {}
+
+
+def keep(runs: dict[str, Run], config: Config) -> None:
+    """Write down what has been trained."""
+    numbers = {n: {"accuracy": r.accuracy, "seconds": r.seconds} for n, r in runs.items()}
+    text = json.dumps({"key": key(config), "runs": numbers}, indent=1)
+    (config.out / "runs.json").write_text(text + "\n")
+
+
 def table(runs: dict[str, Run]) -> list[str]:
     """Markdown: test accuracy of each epoch, and time."""
     epochs = len(next(iter(runs.values())).accuracy)
@@ -281,36 +301,42 @@ def main(config: Config) -> None:
             lines.append(line)
             (config.out / "choice.md").write_text("\n".join([*lines, ""]))
         return
-    runs: dict[str, Run] = {}
+    runs = kept(config)
     for name in config.rules:
         runs[name] = run = Run(network(config, learn.x.shape[1], precision=believed(name, config)))
         lr = config.inference_lr if infers(name) else config.lr
         train(rules(config)[name](run.model), run, learn, test, config, lr)
+        keep(runs, config)
         print(name, [round(a, 4) for a in run.accuracy], [round(s, 1) for s in run.seconds], flush=True)
-    lines += [
-        f"{config.activation}; learning rate {config.lr}, and {config.inference_lr} where states are "
-        "inferred. Test accuracy (%) after each epoch; CPU time of the training steps.",
-        "",
-        *table(runs),
-        "",
-    ]
     if config.pictures:
-        generative = Run(network(config, learn.x.shape[1], "generative"))
+        runs[GENERATIVE] = generative = Run(network(config, learn.x.shape[1], "generative"))
         few = replace(config, epochs=config.generative_epochs)
         rule = rules(config)[MAP](generative.model)
         train(rule, generative, learn, test, few, config.inference_lr)
         some = slice(0, 1000)
         right = (answer(generative.model, test.x[some]) == test.label[some]).double().mean()
-        lines += [
-            f"Generative weights (label predicts image), {few.epochs} epochs, as a classifier: {right:.1%} "
-            "of the first 1000 test images have the lowest settled energy with their own label.",
-            "",
-        ]
+        generative.accuracy.append(float(right))
+        keep(runs, config)
         shown = pictures(runs[MAP].model, generative.model, learn, test, config.settling)
         draw_digits(shown, config.out / "digits.png")
+    shown_rules = {name: runs[name] for name in rules(config) if name in runs}
+    lines += [
+        f"{config.activation}; learning rate {config.lr}, and {config.inference_lr} where states are "
+        "inferred. Test accuracy (%) after each epoch; CPU time of the training steps.",
+        "",
+        *table(shown_rules),
+        "",
+    ]
+    if GENERATIVE in runs:
+        lines += [
+            f"Generative weights (label predicts image), {config.generative_epochs} epochs, as a classifier: "
+            f"{runs[GENERATIVE].accuracy[0]:.1%} of the first 1000 test images have the lowest energy "
+            "with their own label.",
+            "",
+        ]
     (config.out / "results.md").write_text("\n".join(lines))
     print("\n".join(lines))
-    draw_accuracy(runs, config.out / "accuracy.png")
+    draw_accuracy(shown_rules, config.out / "accuracy.png")
 
 
 if __name__ == "__main__":

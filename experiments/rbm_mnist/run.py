@@ -3,8 +3,8 @@
     python experiments/rbm_mnist/run.py --data-dir DIR   # MNIST's four files; or set ENERGYNET_DATA
     python experiments/rbm_mnist/run.py --smoke          # scikit-learn's 8x8 digits, few epochs
 
-Checkpoints go to --run, from where a killed run goes on. It leaves results.md, likelihood.png, samples.png and
-filters.png beside this file, or in --out.
+Checkpoints go to --run, from where a killed run goes on. It leaves results.md, likelihood.png, samples.png
+and filters.png beside this file, or in --out.
 """
 
 from __future__ import annotations
@@ -256,19 +256,19 @@ def main(config: Config) -> None:
         "Made by `python experiments/rbm_mnist/run.py`.",
         "",
         *circumstances(),
-        f"- {grey.shape[1]} visible, {config.hidden} hidden units; {config.epochs} epochs, PCD-{config.k}, batches "
-        f"of {config.batch}, rate {config.rate} falling to 0, centring {config.centring}",
+        f"- {grey.shape[1]} visible, {config.hidden} hidden units; {config.epochs} epochs, PCD-{config.k}, "
+        f"batches of {config.batch}, rate {config.rate} falling to 0, centring {config.centring}",
         f"- log Z from {config.chains} chains over {config.annealing} temperatures in the last row, over "
         f"{steps[0]} in the others; in reverse from {config.burn_in} sweeps after the persistent chains",
         "",
         "| epoch | CPU time, s | train | test | +- (images) | log Z forward | +- | log Z in reverse | +- |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for one in found:
-        lines.append(
-            f"| {one.epoch} | {one.seconds:.0f} | {one.train:.2f} | {one.test:.2f} | {one.spread:.2f} "
-            f"| {one.forward[0]:.2f} | {one.forward[1]:.2f} | {one.reverse[0]:.2f} | {one.reverse[1]:.2f} |"
-        )
+    lines += [
+        f"| {one.epoch} | {one.seconds:.0f} | {one.train:.2f} | {one.test:.2f} | {one.spread:.2f} "
+        f"| {one.forward[0]:.2f} | {one.forward[1]:.2f} | {one.reverse[0]:.2f} | {one.reverse[1]:.2f} |"
+        for one in found
+    ]
     (config.out / "results.md").write_text("\n".join([*lines, ""]))
     print("\n".join(lines))
 

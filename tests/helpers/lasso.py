@@ -58,10 +58,12 @@ def objective(weight: np.ndarray, x: np.ndarray, code: np.ndarray) -> np.ndarray
     return 0.5 * ((x - code @ weight.T) ** 2).sum(1) + STRENGTH * np.abs(code).sum(1)
 
 
-def by_coordinate_descent(weight: np.ndarray, x: np.ndarray, positive: bool = False) -> np.ndarray:
+def by_coordinate_descent(
+    weight: np.ndarray, x: np.ndarray, positive: bool = False, strength: float = STRENGTH
+) -> np.ndarray:
     """The least objective by scikit-learn, whose squares are divided by the number of inputs."""
     model = Lasso(
-        alpha=STRENGTH / len(weight), fit_intercept=False, tol=1e-15, max_iter=100_000, positive=positive
+        alpha=strength / len(weight), fit_intercept=False, tol=1e-15, max_iter=100_000, positive=positive
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the duality gap is only as small as rounding

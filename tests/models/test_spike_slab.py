@@ -268,3 +268,13 @@ def test_gradients_reach_the_threshold() -> None:
     slope = model.get_parameter("codes.log_threshold").grad
     # E = (x - (u - theta))^2 / 2 sigma^2
     assert float(slope) == pytest.approx((0.9 - 0.5) / SIGMA**2 * 0.3, rel=1e-6)
+
+
+def test_atoms_are_brought_back_to_unit_norm() -> None:
+    model = en.models.SpikeSlabCoding(5, 7)
+    assert torch.allclose(model.weight.norm(dim=0), torch.ones(7))
+    before = model.weight.detach().clone()
+    with torch.no_grad():
+        model.weight.mul_(torch.arange(1, 8))
+    model.project_()
+    assert torch.allclose(model.weight, before, atol=1e-6)

@@ -9,15 +9,15 @@ import torch
 from scipy.integrate import dblquad, quad
 
 import energynet as en
-from energynet.prior import Cauchy, Laplace
+from energynet.prior import Cauchy, Laplace, LogCosh, Prior
 
 F64 = torch.float64
 
 
 @pytest.mark.parametrize("nonnegative", [False, True])
 @pytest.mark.parametrize("strength", [0.7, 1.3, 5.0])
-@pytest.mark.parametrize("prior", [Laplace(), Cauchy()])
-def test_log_partition_is_the_integral(prior: Laplace | Cauchy, strength: float, nonnegative: bool) -> None:
+@pytest.mark.parametrize("prior", [Laplace(), Cauchy(), LogCosh()])
+def test_log_partition_is_the_integral(prior: Prior, strength: float, nonnegative: bool) -> None:
     def density(value: float) -> float:
         return math.exp(-strength * float(prior.penalty(torch.tensor(value, dtype=F64))))
 

@@ -5,5 +5,6 @@ from energynet.optional import require
 require("sklearn", "sklearn", "energynet.sklearn")
 
 from energynet.sklearn.memory import HopfieldMemory  # noqa: E402
+from energynet.sklearn.sparse import DictionaryLearning, SparseCoder  # noqa: E402
 
-__all__ = ["HopfieldMemory"]
+__all__ = ["DictionaryLearning", "HopfieldMemory", "SparseCoder"]

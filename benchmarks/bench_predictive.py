@@ -79,8 +79,10 @@ def bench_error_coordinates(versus: Versus, evaluations: int) -> None:
     model, x, target = network()
     settled = en.MaximumAPosteriori(model, coordinates="errors", max_steps=50)
     exact = gradient_of(settled, x, target)
+    steps = evaluations - 1
+    solver = en.LBFGS(history=steps - 1)  # there are no more before the last
     rule = en.MaximumAPosteriori(
-        model, coordinates="errors", solver=en.LBFGS(3), max_steps=evaluations - 1, until=en.Never()
+        model, coordinates="errors", solver=solver, max_steps=steps, until=en.Never()
     )
     found = gradient_of(rule, x, target)
     versus(

@@ -28,6 +28,7 @@ from energynet.rules import (
     LearningRule,
     MaximumAPosteriori,
     MaximumLikelihood,
+    MonteCarloEM,
     Phase,
     Unrolled,
 )
@@ -114,6 +115,7 @@ __all__ = [
     "MeanField",
     "MirrorFlow",
     "Momentum",
+    "MonteCarloEM",
     "Never",
     "NewtonKrylov",
     "NonNegative",

@@ -29,6 +29,7 @@ _NO_DERIVATIVE = (
     "values that jump have no derivative by the parameters; use a rule that contrasts samples instead, "
     "such as ContrastiveDivergence, or continuous variables"
 )
+_WAY_OUT = "clamp it, or use a sampler of continuous variables such as Langevin with the others clamped"
 
 
 class Kind(Enum):
@@ -52,7 +53,7 @@ class ConditionalFlow(EnergyFlow):
     Raises
     ------
     SettlingError
-        If the energy is not quadratic in a continuous variable that is free, or opens downwards.
+        If the energy is not quadratic in a continuous variable that is free.
     """
 
     def __init__(
@@ -71,29 +72,27 @@ class ConditionalFlow(EnergyFlow):
         self._kinds: dict[str, Kind] = {}
         self._drive: Tensor | None = None
         for name, units in self.units.items():
-            if isinstance(units, Graded):
-                self._check_curvature(name)
+            if isinstance(units, Graded) and self.kind(name) is Kind.OTHER:
+                raise SettlingError(
+                    f"Gibbs and Glauber draw units of a continuous variable from normal distributions; the "
+                    f"trace does not show that the energy is quadratic in {name!r}, which is "
+                    f"{self.variables[name]!r}, with couplings of its units that depend on parameters alone: "
+                    f"{_WAY_OUT}"
+                )
 
     def _admit(self, name: str, variable: Variable) -> None:
         self.units[name] = units_of(name, variable)
 
-    def _check_curvature(self, name: str) -> None:
-        way_out = (
-            "clamp it, or use a sampler of continuous variables such as Langevin with the others clamped"
-        )
-        if self.kind(name) is Kind.OTHER:
-            raise SettlingError(
-                f"Gibbs and Glauber draw units of a continuous variable from normal distributions; the trace "
-                f"does not show that the energy is quadratic in {name!r}, which is {self.variables[name]!r}, "
-                f"with couplings of its units that depend on parameters alone: {way_out}"
-            )
-        curvature = self.curvature(name, self.start)
-        if curvature is not None and not bool((curvature > 0).all()):
-            raise SettlingError(
-                f"variable {name!r}: given all others its units have no normal distribution, for the "
-                f"curvature of the energy in them is not positive, but {float(curvature.min()):g}; add a "
-                f"Leak, or {way_out}"
-            )
+    def check_curvature(self, point: State) -> None:
+        """Raise `SettlingError` where the energy has no minimum in a graded unit given all others."""
+        for name in self.names:
+            curvature = self.curvature(name, point)
+            if curvature is not None and not bool((curvature > 0).all()):
+                raise SettlingError(
+                    f"variable {name!r}: given all others its units have no normal distribution, for the "
+                    f"curvature of the energy in them is not positive, but {float(curvature.min()):g}; add a "
+                    f"Leak, or {_WAY_OUT}"
+                )
 
     def _forces(self, differentiable: bool) -> Forces:
         self.conditioned.shared = True  # the couplings are kept between calls, too
@@ -215,7 +214,8 @@ class ConditionalFlow(EnergyFlow):
 
     def code(self, names: Sequence[str], point: State) -> Float[Tensor, units * batch]:
         """Some variables in the terms that couplings are written in; one row for each entry."""
-        return torch.cat([self.units[name].code(point[name]) for name in names]).contiguous()
+        each = [self.units[name].code(point[name]) for name in names]
+        return each[0].contiguous() if len(each) == 1 else torch.cat(each)
 
     def unpacked(self, names: Sequence[str], code: Tensor, like: State) -> State:
         """The values that a code stands for."""

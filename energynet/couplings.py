@@ -20,6 +20,8 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from energynet.packing import Packing
+
 _SPARSE = 8  # a row is sparse if at most one unit in so many is coupled to it
 _DENSE_UNITS = 16384  # a dense matrix of more units is not made: it would take a gibibyte and more
 _PROBES = 2**24  # entries of the coupling matrix that are found at once
@@ -39,6 +41,7 @@ class Couplings(ABC):
     def __init__(self, own: Float[Tensor, units], each: int) -> None:
         self.own = own
         self.each = each
+        self.packings: dict[str, Packing] = {}  # by the property that the groups are of
 
     @property
     def count(self) -> int:
@@ -54,6 +57,14 @@ class Couplings(ABC):
     @abstractmethod
     def pull(self, index: Tensor, code: Float[Tensor, units * batch]) -> Tensor:
         """K x in some of the entries, ``(some, batch)``."""
+
+    @abstractmethod
+    def pull_adjacent(self, place: slice, code: Float[Tensor, units * batch]) -> Tensor:
+        """K x in entries that follow one another."""
+
+    @abstractmethod
+    def ordered(self, order: Tensor) -> Couplings:
+        """The same couplings of the entries in another order."""
 
     @abstractmethod
     def among(self, index: Tensor) -> Tensor:
@@ -136,6 +147,13 @@ class Dense(Couplings):
     def pull(self, index: Tensor, code: Tensor) -> Tensor:
         return self.matrix.index_select(0, index) @ code
 
+    def pull_adjacent(self, place: slice, code: Tensor) -> Tensor:
+        return self.matrix[place] @ code
+
+    def ordered(self, order: Tensor) -> Dense:
+        matrix = self.matrix.index_select(0, order).index_select(1, order)
+        return Dense(self.own.index_select(0, order), self.each, matrix)
+
     def among(self, index: Tensor) -> Tensor:
         return self.matrix.index_select(0, index).index_select(1, index)
 
@@ -158,6 +176,16 @@ class Sparse(Couplings):
     def pull(self, index: Tensor, code: Tensor) -> Tensor:
         others, strength = self.others.index_select(0, index), self.strength.index_select(0, index)
         return functional.embedding_bag(others, code, mode="sum", per_sample_weights=strength)
+
+    def pull_adjacent(self, place: slice, code: Tensor) -> Tensor:
+        others, strength = self.others[place], self.strength[place]
+        return functional.embedding_bag(others, code, mode="sum", per_sample_weights=strength)
+
+    def ordered(self, order: Tensor) -> Sparse:
+        others = order.argsort()[self.others.index_select(0, order)]
+        return Sparse(
+            self.own.index_select(0, order), self.each, others, self.strength.index_select(0, order)
+        )
 
     def among(self, index: Tensor) -> Tensor:
         others, strength = self.others.index_select(0, index), self.strength.index_select(0, index)

@@ -11,14 +11,15 @@ from torch import Tensor
 from energynet.conditional import ConditionalFlow
 from energynet.energy import Energy
 from energynet.forces import TracedForces
+from energynet.one_hot import OneHot
 from energynet.programs import program_of, signature
 from energynet.state import State, check_forms
-from energynet.variable import Discrete, TwoValued, Variable, rows
+from energynet.variable import Discrete, Variable
 
 
 @final
 class Factorial:
-    """The law of some two-valued variables given all the others, a product over their units.
+    """The law of some discrete variables given all the others, a product over their units.
 
     The energy is a sum over these units, each times what the given variables make of it. Expectations of it,
     and of its gradients, are then its values at the means.
@@ -43,7 +44,7 @@ class Factorial:
         """The expectation of each unit."""
         flow = self.flow
         gaps = flow.gaps(flow.names, flow.start)
-        return {name: flow.units[name].value(rows(gap).t().sigmoid(), gap) for name, gap in gaps.items()}
+        return {name: _mean(flow.variables[name], gap) for name, gap in gaps.items()}
 
 
 def factorial(energy: Energy, free: Sequence[str], given: State) -> Factorial | None:
@@ -60,7 +61,7 @@ def factorial(energy: Energy, free: Sequence[str], given: State) -> Factorial | 
     given
         Values, or means, of the others, which are not checked.
     """
-    if not free or not all(isinstance(energy.variables[name], TwoValued) for name in free):
+    if not free or not all(isinstance(energy.variables[name], Discrete) for name in free):
         return None
     held = {name: value for name, value in given.items() if name not in free}
     like = next(value for value in held.values() if value.is_floating_point())
@@ -68,14 +69,14 @@ def factorial(energy: Energy, free: Sequence[str], given: State) -> Factorial | 
     kept = energy.__dict__.setdefault("_factorial", {})
     start = {name: like.new_empty(len(like), *energy.variables[name].shape) for name in free}
     program = program_of(energy, signature({**held, **start}))
-    made = kept.get(key)
-    if made is None or made[0] is not program:
-        made = kept[key] = (program, _found(energy, start, held))
-    return None if made[1] is None else made[1].given(held)
+    if key not in kept or kept[key][0] is not program:
+        kept[key] = (program, _found(energy, start, held))
+    law: Factorial | None = kept[key][1]
+    return None if law is None else law.given(held)
 
 
 def _found(energy: Energy, start: State, held: State) -> Factorial | None:
-    start = {name: value.fill_(energy.variables[name].low) for name, value in start.items()}
+    start = {name: energy.variables[name].project(value.zero_()) for name, value in start.items()}
     held = {name: energy.variables[name].project(value) for name, value in held.items()}
     flow = ConditionalFlow(energy, held, start)
     blocks = flow.forces.blocks
@@ -94,12 +95,15 @@ def check_means(energy: Energy, state: State) -> None:
 
 
 def drawn(variables: Mapping[str, Variable], means: State, generator: torch.Generator | None) -> State:
-    """Values of two-valued variables, each unit on its own, that have these means; others as they are."""
+    """Values of discrete variables, each unit on its own, that have these means; others as they are."""
     found: State = {}
     for name, mean in means.items():
         variable = variables[name]
         if not isinstance(variable, Discrete):
             found[name] = mean
+            continue
+        if isinstance(variable, OneHot):
+            found[name] = _chosen(mean, generator)
             continue
         noise = torch.rand(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         low, width = variable.low, variable.high - variable.low
@@ -110,12 +114,38 @@ def drawn(variables: Mapping[str, Variable], means: State, generator: torch.Gene
 
 
 def entropy(variables: Mapping[str, Variable], means: State, like: Tensor) -> Tensor:
-    """That of independent two-valued units with these means, for each sample; certain units have none."""
+    """That of independent discrete units with these means, for each sample; certain units have none."""
     total = torch.zeros_like(like)
     for name, mean in means.items():
         variable = variables[name]
-        if isinstance(variable, Discrete):
+        if isinstance(variable, OneHot):
+            total = total - _plogp(mean).flatten(1).sum(1)
+        elif isinstance(variable, Discrete):
             high = (mean - variable.low) / (variable.high - variable.low)
-            each = torch.special.entr(high) + torch.special.entr(1 - high)
-            total = total + each.flatten(1).sum(1)
+            total = total - (_plogp(high) + _plogp(1 - high)).flatten(1).sum(1)
     return total
+
+
+def _mean(variable: Variable, field: Tensor) -> Tensor:
+    """The expectation of units on which there is a field, see `ConditionalFlow.gaps`."""
+    if isinstance(variable, OneHot):
+        return field.softmax(-1)
+    high = field.sigmoid()
+    if (variable.low, variable.high) == (0.0, 1.0):
+        return high
+    return high.mul_(variable.high - variable.low).add_(variable.low)
+
+
+def _chosen(means: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One 1 along the last dimension, with these probabilities: the first whose share passes a number."""
+    shares = means.cumsum(-1)
+    noise = torch.rand(means.shape[:-1], generator=generator, dtype=means.dtype, device=means.device)
+    # the last share may be 1 less rounding: what passes it is the last entry that can be
+    place = (shares <= (noise * shares[..., -1].clamp(max=1.0)).unsqueeze(-1)).sum(-1, keepdim=True)
+    place = place.clamp(max=means.shape[-1] - 1)
+    return torch.zeros_like(means).scatter_(-1, place, 1.0)
+
+
+def _plogp(p: Tensor) -> Tensor:
+    """Compute p log p, 0 at 0; as `torch.special.entr` does in several times the time."""
+    return p.clamp(min=torch.finfo(p.dtype).tiny).log_().mul_(p)

@@ -60,6 +60,19 @@ class Prior(ABC):
         """
         return None
 
+    def log_partition(self, strength: Float[Tensor, ""], *, nonnegative: bool = False) -> Float[Tensor, ""]:
+        """The logarithm of the integral of exp(-strength * S) over one unit: what a learned strength needs.
+
+        Raises
+        ------
+        ValueError
+            If there is no such integral at any strength, so that the strength has no likelihood.
+        """
+        raise ValueError(
+            f"{self!r} is no density at any strength, so it cannot be learned: the integral of exp(-S) is "
+            "infinite; learn that of another prior, or give the strength"
+        )
+
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other)
 
@@ -89,6 +102,9 @@ class Laplace(Prior):
 
     def link(self, strength: float, *, nonnegative: bool = False) -> SoftThreshold:
         return SoftThreshold(strength, nonnegative)
+
+    def log_partition(self, strength: Tensor, *, nonnegative: bool = False) -> Tensor:
+        return -strength.log() if nonnegative else math.log(2) - strength.log()
 
 
 @final
@@ -129,6 +145,13 @@ class Cauchy(Prior):
     def slope(self, value: Tensor) -> Tensor:
         return 2 * value / (1 + value.square())
 
+    def log_partition(self, strength: Tensor, *, nonnegative: bool = False) -> Tensor:
+        """Finite for a strength above 1/2: a t distribution of 2 * strength - 1 degrees of freedom."""
+        whole = 0.5 * math.log(math.pi) + (strength - 0.5).lgamma() - strength.lgamma()
+        # the logarithm of a gamma function left of zero is that of its magnitude
+        whole = torch.where(strength > 0.5, whole, math.inf)
+        return whole - math.log(2) if nonnegative else whole
+
 
 @final
 class LogCosh(Prior):
@@ -141,6 +164,11 @@ class LogCosh(Prior):
 
     def slope(self, value: Tensor) -> Tensor:
         return value.tanh()
+
+    def log_partition(self, strength: Tensor, *, nonnegative: bool = False) -> Tensor:
+        half = 0.5 * strength
+        whole = 0.5 * math.log(math.pi) + half.lgamma() - (half + 0.5).lgamma()
+        return whole - math.log(2) if nonnegative else whole
 
 
 PRIORS: dict[str, Prior] = {"laplace": Laplace(), "l0": L0(), "cauchy": Cauchy(), "logcosh": LogCosh()}

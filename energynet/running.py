@@ -11,7 +11,7 @@ from torch import Tensor
 from energynet.flow import EnergyFlow
 from energynet.recording import Snapshot
 from energynet.solvers import Solver
-from energynet.solvers.base import column, mapped
+from energynet.solvers.base import mapped
 from energynet.state import State
 from energynet.stopping import Never, Status, Until
 
@@ -66,8 +66,10 @@ class Run:
             return point, carry
         fresh = ~moving if self._moving is None else self._moving & ~moving
         now = self._now(point, carry)
-        hold = now if self._hold is None else self._hold
-        self._hold = {n: torch.where(column(fresh, v), now[n], v) for n, v in hold.items()}
+        if self._hold is None:
+            self._hold = now
+        else:
+            self._hold = replaced(self._hold, now, fresh.nonzero().squeeze(1))
         self._mark(fresh, residual, cycling, done)
         self._moving, self._count = moving, count
         self.active = count > 0
@@ -96,8 +98,8 @@ class Run:
     def _merged(self, point: State) -> State:
         """All samples as they are now, the settled ones where they ended."""
         if self._hold is not None and self._moving is not None:
-            hold, moving = self._hold, self._moving
-            point = {n: torch.where(column(moving, v), v, hold[n]) for n, v in point.items()}
+            hold = {name: self._hold[name] for name in point}
+            point = replaced(point, hold, (~self._moving).nonzero().squeeze(1))
         if self._index is None or self._out is None:
             return point
         index = self._index
@@ -118,6 +120,11 @@ class Run:
         merged = self._merged(self._now(point, carry))
         told = {n.removeprefix(_STATISTIC): v for n, v in merged.items() if n.startswith(_STATISTIC)}
         return {name: merged[name] for name in point}, told
+
+
+def replaced(point: State, other: State, index: Tensor) -> State:
+    """A point with some samples from another one."""
+    return {n: v.index_copy(0, index, other[n].index_select(0, index)) for n, v in point.items()}
 
 
 def take(tree: Any, index: Tensor) -> Any:

@@ -83,8 +83,8 @@ class Units(ABC):
         curvature
             The second derivative of the energy by the code; None for discrete units, whose field has it.
         noise
-            Random numbers of the kind `noise`; None at temperature 0, where the energy is minimised and a
-            tie stays as it is.
+            Random numbers of the kind `noise`, which may be overwritten; None at temperature 0, where the
+            energy is minimised and a tie stays as it is.
         heat
             The temperature: one number, or one for each sample, ``(batch,)``.
         """
@@ -98,6 +98,13 @@ class Units(ABC):
     @abstractmethod
     def released(self, field: Tensor, curvature: Tensor | None, code: Tensor) -> Tensor:
         """For each entry the energy that moving its unit there would release, or to the best place."""
+
+    def tally(
+        self, field: Tensor, curvature: Tensor | None, code: Tensor, new: Tensor
+    ) -> tuple[Float[Tensor, batch], Float[Tensor, batch]]:
+        """The most energy that one change of a unit releases, at least 0, and how many units change."""
+        most = self.gain(field, curvature, code, new).amax(0).clamp(min=0.0)
+        return most, self.changed(code, new).sum(0)
 
     def changed(self, code: Tensor, new: Tensor) -> Float[Tensor, units * batch]:
         """1 where a unit has changed, else 0."""
@@ -140,17 +147,27 @@ class Pair(Listed):
     def drawn(
         self, field: Tensor, curvature: Tensor | None, code: Tensor, noise: Tensor | None, heat: Temperature
     ) -> Tensor:
-        level = barriers(noise, heat)
-        margin = moving(heat, field.abs().amax(0))
-        if margin is not None:
-            tie = margin * (1 - 2 * code)
-            level = tie if level is None else level + tie
-        assert level is not None
-        return (field > level).to(field.dtype)
+        if noise is None:
+            return self._descended(field, code)
+        if not isinstance(heat, Tensor):
+            chance = (field if heat == 1 else field / heat).sigmoid()
+            return torch.lt(noise, chance, out=noise)
+        warm = heat > 0
+        chance = (field / torch.where(warm, heat, 1.0)).sigmoid()
+        return torch.where(warm, (noise < chance).to(field.dtype), self._descended(field, code))
+
+    def _descended(self, field: Tensor, code: Tensor) -> Tensor:
+        return (field > rounding(field.abs().amax(0)) * (1 - 2 * code)).to(field.dtype)
 
     def gain(self, field: Tensor, curvature: Tensor | None, code: Tensor, new: Tensor) -> Tensor:
-        finite = torch.finfo(field.dtype).max  # leaving a forbidden state releases infinitely much
-        return field.clamp(-finite, finite) * (new - code)
+        return finite(field) * (new - code)
+
+    def tally(
+        self, field: Tensor, curvature: Tensor | None, code: Tensor, new: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        moved = new - code
+        changed = torch.linalg.vector_norm(moved, ord=1, dim=0)
+        return moved.mul_(finite(field)).amax(0).clamp_(min=0.0), changed
 
     def released(self, field: Tensor, curvature: Tensor | None, code: Tensor) -> Tensor:
         return torch.where(code > 0.5, -field, field)
@@ -278,6 +295,12 @@ def moving(heat: Temperature, scale: Tensor) -> Tensor | None:
     if isinstance(heat, Tensor):
         return torch.where(heat > 0, 0.0, rounding(scale))
     return None if heat else rounding(scale)
+
+
+def finite(field: Tensor) -> Tensor:
+    """Fields without infinity: leaving a forbidden state releases infinitely much."""
+    largest = torch.finfo(field.dtype).max
+    return field.clamp(-largest, largest)
 
 
 def rounding(scale: Tensor) -> Tensor:

@@ -285,8 +285,9 @@ class TwoValued(Discrete):
         if value.is_meta:
             return
         first, second = self.values
-        wrong = (value != first) & (value != second)
-        if bool(wrong.any()):
+        off = (value - first) * (value - second)
+        if value.numel() and bool(off.abs().amax() > 0):
+            wrong = (value != first) & (value != second)
             raise StateError(
                 f"variable {name!r}: expected only the values {first:g} and {second:g} of {self!r}, "
                 f"got {value[wrong][0].item():g}"

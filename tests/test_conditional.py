@@ -13,6 +13,7 @@ from torch import Tensor
 import energynet as en
 from energynet.conditional import Kind
 from energynet.couplings import Dense, Sparse
+from energynet.packing import packing_of
 from energynet.samplers.noise import Tape
 from energynet.samplers.sweep import Bath, Sweep
 from helpers.discrete import dense, every_state, flips, grid, noise, other, restricted, torus
@@ -234,13 +235,15 @@ def test_groups_do_what_one_unit_after_the_other_does(temperature: float, order:
     groups = getattr(couplings, order)
     sequence = torch.cat(groups) if order == "colours" else torch.arange(16)
     uniform = torch.rand(16, 9, dtype=F64, generator=torch.Generator().manual_seed(1))
-    first = Sweep(flow, start, Bath(temperature, Tape(given=[uniform])))
-    first.groups("s", couplings, groups)
+    first = Sweep(flow, start, Bath(temperature, Tape(given=[uniform[torch.cat(groups)]])))
+    first.groups("s", packing_of(couplings, order))
     second = Sweep(flow, start, Bath(temperature, Tape(given=[uniform[sequence]])))
     second.sequence(["s"], couplings, sequence, repeats=False)
     third = Sweep(flow, start, Bath(temperature, Tape(given=[uniform[sequence]])))
     third.energies(["s"], sequence)
-    for sweep in (second, third):
+    fourth = Sweep(flow, start, Bath(temperature, Tape(given=[uniform])))
+    fourth.one_by_one("s", couplings, sequence)
+    for sweep in (second, third, fourth):
         assert torch.equal(first.state["s"], sweep.state["s"])
         assert torch.equal(first.changed, sweep.changed)
         assert torch.allclose(first.released, sweep.released, atol=1e-12)

@@ -18,7 +18,13 @@ def test_smoke(script: Path, tmp_path: Path) -> None:
     before = sorted(script.parent.iterdir())
     done = subprocess.run(
         [sys.executable, str(script), "--smoke", "--out", str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "OMP_NUM_THREADS": "1",
+            "MPLBACKEND": "Agg",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
         cwd=tmp_path,
         capture_output=True,
         text=True,

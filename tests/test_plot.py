@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from energynet import plot
+from energynet.plot import training
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +48,7 @@ def test_low_accuracy_has_a_plain_axis() -> None:
 
 def test_scale_of_the_accuracy_is_one_to_one() -> None:
     values = torch.tensor([0.0, 50.0, 97.3, 99.9, 100.0], dtype=torch.float64).numpy()
-    assert plot._gather(plot._spread(values)) == pytest.approx(values)
+    assert training._gather(training._spread(values)) == pytest.approx(values)
 
 
 def test_angle() -> None:

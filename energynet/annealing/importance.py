@@ -228,15 +228,17 @@ class AnnealedImportanceSampling:
             return self._run_summed(path, clamp, law, like, betas)
         batch, chains = len(like), len(next(iter(start.values()))) // len(like)
         stops = [path.place(beta) if beta > 0 else None for beta in betas[1:-1]]
-        table = torch.tensor([path.gap, *(stop[0] for stop in stops if stop)], dtype=like.dtype)
+        places = [path.place(1.0)[0], path.gap, *(stop[0] for stop in stops if stop)]
+        table = torch.tensor(places, dtype=like.dtype)
         mixtures = iter(table.to(like.device).unsqueeze(1).expand(-1, batch * chains, -1))
-        # the energy of this flow is that of the target less that of the base
         flow = self._flow(path, sampler, wide, start, next(mixtures), generator)
         point = flow.start
+        # the energy of this flow, which nothing follows, is that of the target less that of the base
+        gap = flow.rebind(point, **{MIXTURE: next(mixtures)})
         weights = torch.zeros(batch * chains, dtype=torch.float64, device=like.device)
         told: dict[str, Tensor] = {}
         for (before, beta), stop in zip(pairwise(betas), [*stops, None], strict=True):
-            weights = weights - (beta - before) * flow.energy(point).double()
+            weights = weights - (beta - before) * gap.energy(point).double()
             if stop is not None:
                 now = flow.rebind(point, **{MIXTURE: next(mixtures)})
                 carry = sampler.init(now, point)  # what a carry knows of its state is of the energy before

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from energynet.clamp import Clamp, Partial
 from energynet.energy import Energy
@@ -132,8 +131,8 @@ def _distance(value: Tensor, low: float, high: float) -> Tensor:
 class Uncoupled(Tractable):
     """Any energy of discrete variables whose units are independent of one another.
 
-    The law of each unit comes from the difference of energies at its two values, which takes one evaluation
-    for each unit.
+    The law of each unit comes from the differences of energies at its values, which takes one evaluation for
+    each of them but the first.
 
     Parameters
     ----------
@@ -156,69 +155,84 @@ class Uncoupled(Tractable):
         return self.base.energy(**state)
 
     def log_partition(self, clamp: Clamp, like: Tensor) -> Tensor:
-        lowest, _, gains = self._gains(clamp, like)
+        lowest, gains = self._gains(clamp, like)
         total = -lowest.double()
         for name, gain in gains.items():
-            each = functional.softplus(-gain.double())
+            each = (-gain.double()).logsumexp(2)
             part = clamp.get(name)
             if isinstance(part, Partial):
-                each = each.masked_fill(part.full_mask, 0.0)
-            total = total + rows(each).sum(1)
+                each = each.masked_fill(self._held(name, part), 0.0)
+            total = total + each.sum(1)
         return total
 
     def draw(self, clamp: Clamp, like: Tensor, generator: torch.Generator | None) -> State:
-        _, _, gains = self._gains(clamp, like)
+        _, gains = self._gains(clamp, like)
         state: State = {}
         for name, gain in gains.items():
-            first, second = _values(name, self.variables[name])
-            up = uniform(tuple(gain.shape), like, generator) < (-gain).sigmoid()
-            state[name] = torch.where(up, second, first).to(like.dtype)
+            below = (-gain).softmax(2).cumsum(2)[..., :-1]
+            which = (uniform(tuple(gain.shape[:2]), like, generator).unsqueeze(2) > below).sum(2)
+            value = like.new_tensor(_alternatives(name, self.variables[name]))[which]
+            state[name] = value.reshape(len(like), *self.variables[name].shape)
         return state
 
-    def _gains(self, clamp: Clamp, like: Tensor) -> tuple[Tensor, State, State]:
-        """The energy with free units at their first value, that state, and what flipping each unit adds."""
+    def _held(self, name: str, part: Partial) -> Tensor:
+        """Which units of a variable are held, ``(batch, units)``."""
+        return rows(part.full_mask)[:, :: len(_alternatives(name, self.variables[name])[0])]
+
+    def _gains(self, clamp: Clamp, like: Tensor) -> tuple[Tensor, State]:
+        """The energy with free units at their first value, and what each value of each of them adds to it.
+
+        The latter is ``(batch, units, values)``.
+        """
         state: State = {}
         for name, variable in self.variables.items():
             held = clamp.get(name)
             if isinstance(held, Tensor):
                 state[name] = held
                 continue
-            first, _ = _values(name, variable)
-            state[name] = torch.full(
-                (len(like), *variable.shape), first, dtype=like.dtype, device=like.device
-            )
+            first = like.new_tensor(_alternatives(name, variable)[0])
+            units = math.prod(variable.shape) // len(first)
+            state[name] = first.repeat(len(like), units).reshape(len(like), *variable.shape)
             if held is not None:
                 state[name] = torch.where(held.full_mask, held.filled(variable), state[name])
         lowest = self.base.energy(**state)
-        gains: State = {}
-        for name in state:
-            if not isinstance(clamp.get(name), Tensor):
-                gains[name] = self._flipped(state, name) - lowest.reshape(-1, *[1] * (state[name].ndim - 1))
+        gains = {
+            name: self._changed(state, name, lowest)
+            for name in state
+            if not isinstance(clamp.get(name), Tensor)
+        }
         self._check(clamp, state, lowest, gains)
-        return lowest, state, gains
+        return lowest, gains
 
-    def _flipped(self, state: State, name: str) -> Tensor:
-        _, second = _values(name, self.variables[name])
+    def _changed(self, state: State, name: str, lowest: Tensor) -> Tensor:
         value = state[name]
-        flat = rows(value)
+        alternatives = value.new_tensor(_alternatives(name, self.variables[name]))
+        width = alternatives.shape[1]
         found = []
-        for unit in range(flat.shape[1]):
-            flipped = flat.clone()
-            flipped[:, unit] = second
-            found.append(self.base.energy(**{**state, name: flipped.reshape(value.shape)}))
-        return torch.stack(found, 1).reshape(value.shape)
+        for first in range(0, rows(value).shape[1], width):
+            energies = [torch.zeros_like(lowest)]
+            for alternative in alternatives[1:]:
+                changed = rows(value).clone()
+                changed[:, first : first + width] = alternative
+                energy = self.base.energy(**{**state, name: changed.reshape(value.shape)})
+                energies.append(energy - lowest)
+            found.append(torch.stack(energies, 1))
+        return torch.stack(found, 1)
 
     def _check(self, clamp: Clamp, state: State, lowest: Tensor, gains: State) -> None:
-        """Whether the energy with every free unit flipped is the sum of what each flip adds."""
-        flipped, expected, size = dict(state), lowest, lowest.abs()
+        """Whether the energy with every free unit at its last value is the sum of what each of them adds."""
+        changed, expected, size = dict(state), lowest, lowest.abs()
         for name, gain in gains.items():
-            _, second = _values(name, self.variables[name])
-            held = clamp.get(name)
-            free = ~held.full_mask if isinstance(held, Partial) else torch.ones_like(gain, dtype=torch.bool)
-            flipped[name] = torch.where(free, second, state[name]).to(gain.dtype)
-            expected = expected + rows(gain * free).sum(1)
-            size = size + rows(gain.abs()).sum(1)
-        error = (self.base.energy(**flipped) - expected).abs()
+            last = lowest.new_tensor(_alternatives(name, self.variables[name])[-1])
+            held, added = clamp.get(name), gain[..., -1]
+            whole = last.repeat(len(lowest), gain.shape[1]).reshape(state[name].shape)
+            if isinstance(held, Partial):
+                whole = torch.where(held.full_mask, state[name], whole)
+                added = added.masked_fill(self._held(name, held), 0.0)
+            changed[name] = whole
+            expected = expected + added.sum(1)
+            size = size + rows(gain).abs().sum(1)
+        error = (self.base.energy(**changed) - expected).abs()
         if bool((error > 1e3 * torch.finfo(error.dtype).eps * (1 + size)).any()):
             raise ValueError(
                 f"{self.base} couples its units, so its partition function is not told by their differences; "
@@ -226,10 +240,10 @@ class Uncoupled(Tractable):
             )
 
 
-def _values(name: str, variable: Variable) -> tuple[float, float]:
+def _alternatives(name: str, variable: Variable) -> tuple[tuple[float, ...], ...]:
     if not isinstance(variable, Discrete):
         raise StateError(
             f"variable {name!r}: a base that is no Tractable has discrete free variables, got {variable!r}; "
             "write a Tractable for it, or leave base= out"
         )
-    return variable.values
+    return variable.alternatives

@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Data sets by name, and small problems and sequences made to measure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from energynet.data.digits import digits
 from energynet.data.error import DataError
 from energynet.data.idx import read_idx
 from energynet.data.mnist import mnist
+from energynet.data.patches import natural_images, patches, split_images
+from energynet.data.sequences import PITCHES, evolution, melody, spelt
+from energynet.data.toys import bars_and_stripes, ising, ising_samples, shifter
+from energynet.data.whitening import LinearWhitening, SpectralWhitening, Whitening, pca, spectral, zca
 
 if TYPE_CHECKING:
     import os
@@ -16,7 +20,33 @@ if TYPE_CHECKING:
 
     Loader = Callable[[str | os.PathLike[str] | None, int], Dataset]
 
-__all__ = ["DATASETS", "DataError", "Dataset", "Split", "digits", "load", "mnist", "read_idx"]
+__all__ = [
+    "DATASETS",
+    "PITCHES",
+    "DataError",
+    "Dataset",
+    "LinearWhitening",
+    "SpectralWhitening",
+    "Split",
+    "Whitening",
+    "bars_and_stripes",
+    "digits",
+    "evolution",
+    "ising",
+    "ising_samples",
+    "load",
+    "melody",
+    "mnist",
+    "natural_images",
+    "patches",
+    "pca",
+    "read_idx",
+    "shifter",
+    "spectral",
+    "spelt",
+    "split_images",
+    "zca",
+]
 
 DATASETS: dict[str, Loader] = {
     "digits": lambda _, seed: digits(seed=seed),

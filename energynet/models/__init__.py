@@ -4,6 +4,8 @@ from energynet.models.atoms import Homeostasis
 from energynet.models.boltzmann import BoltzmannMachine
 from energynet.models.deep_boltzmann import DeepBoltzmannMachine
 from energynet.models.dense import DenseAssociativeMemory
+from energynet.models.dynamic import DynamicBoltzmannMachine
+from energynet.models.dynamic_gaussian import GaussianDynamicBoltzmannMachine
 from energynet.models.factorisation import (
     Clusters,
     factorise,
@@ -20,6 +22,7 @@ from energynet.models.modern import ModernHopfield
 from energynet.models.predictive import PredictiveCoding
 from energynet.models.rbm import ConditionalRBM, RestrictedBoltzmannMachine
 from energynet.models.sparse_coding import SparseCoding
+from energynet.models.spike_slab import SpikeSlabCoding
 
 __all__ = [
     "BidirectionalMemory",
@@ -28,6 +31,8 @@ __all__ = [
     "ConditionalRBM",
     "DeepBoltzmannMachine",
     "DenseAssociativeMemory",
+    "DynamicBoltzmannMachine",
+    "GaussianDynamicBoltzmannMachine",
     "GradedHopfield",
     "HierarchicalMemory",
     "Homeostasis",
@@ -39,6 +44,7 @@ __all__ = [
     "RestrictedBoltzmannMachine",
     "SequenceMemory",
     "SparseCoding",
+    "SpikeSlabCoding",
     "factorise",
     "independent_components",
     "nonnegative_factors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -18,7 +19,7 @@ from energynet.errors import StateError
 from energynet.factorial import entropy, factorial
 from energynet.state import State
 from energynet.terms import Field
-from energynet.variable import Discrete, Variable, rows
+from energynet.variable import Discrete, TwoValued, Variable, rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -207,7 +208,7 @@ class Machine(Composite):
         StateError
             If data are not of two values.
         """
-        if not isinstance(self.variables[self.visible], Discrete):
+        if not isinstance(self.variables[self.visible], TwoValued):
             raise StateError(
                 f"pseudo_likelihood: expected bits or spins, {self.visible!r} is "
                 f"{self.variables[self.visible]!r}"
@@ -245,6 +246,11 @@ class Machine(Composite):
             How many samples of each value are added, so that no unit is certain.
         """
         variable = self.variables[self.visible]
+        if not isinstance(variable, TwoValued):
+            raise StateError(
+                f"base_rates: expected bits or spins, {self.visible!r} is {variable!r}; leave base= out, for "
+                "the standard base"
+            )
         fields = [Field(**{n: var}) for n, var in self.variables.items() if n not in self.given]
         width = variable.high - variable.low
         high = (v.sum(0) - len(v) * variable.low) / width
@@ -258,5 +264,12 @@ class Machine(Composite):
 
 
 def _enumerable(variables: Mapping[str, Variable]) -> bool:
-    discrete = all(isinstance(variable, Discrete) for variable in variables.values())
-    return discrete and sum(prod(variable.shape) for variable in variables.values()) <= ENUMERATED
+    return sum(bits(variable) for variable in variables.values()) <= ENUMERATED
+
+
+def bits(variable: Variable) -> float:
+    """How many bits have as many states as a variable; infinitely many where it is continuous."""
+    if not isinstance(variable, Discrete):
+        return math.inf
+    choices = variable.alternatives
+    return prod(variable.shape) / len(choices[0]) * math.log2(len(choices))

@@ -25,8 +25,8 @@ class LinearModel(Composite):
         Units of ``x``.
     codes
         The declaration of ``a``, a vector.
-    variance
-        Of the noise.
+    variance, learn_variance
+        Of the noise, and whether it is a parameter; see `Reconstruction`.
     atoms
         Where atoms may be: ``"unit"`` norm; ``"nonnegative"``, of unit norm and from 0 up;
         ``"orthonormal"``; or ``"free"``.
@@ -39,13 +39,23 @@ class LinearModel(Composite):
         Where atoms may be.
     """
 
-    def __init__(self, n_inputs: int, codes: Variable, *, variance: float, atoms: str) -> None:
+    def __init__(
+        self,
+        n_inputs: int,
+        codes: Variable,
+        *,
+        variance: float = 1.0,
+        learn_variance: bool = False,
+        atoms: str = "unit",
+    ) -> None:
         x = Real(n_inputs)
         super().__init__(x=x, a=codes)
         if atoms not in ATOMS:
             raise ValueError(f"{type(self).__name__}: atoms must be one of {', '.join(ATOMS)}, got {atoms!r}")
         self.atoms = atoms
-        self.reconstruction = Reconstruction("a", "x", variance=variance, a=codes, x=x)
+        self.reconstruction = Reconstruction(
+            "a", "x", variance=variance, learn_variance=learn_variance, a=codes, x=x
+        )
         self.project_()
 
     @property
@@ -76,4 +86,4 @@ class LinearModel(Composite):
 
         1 over it is the step of ISTA; Euler steps of LCA are stable below 2 over it.
         """
-        return float(torch.linalg.matrix_norm(self.weight, 2)) ** 2 / self.reconstruction.variance
+        return float(torch.linalg.matrix_norm(self.weight, 2)) ** 2 / float(self.reconstruction.variance)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+import math
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from energynet.energy import Energy
-from energynet.models.likelihood import Machine
+from energynet.models.likelihood import Machine, bits
+from energynet.one_hot import OneHot
 from energynet.state import State
-from energynet.terms import Bilinear, Field
-from energynet.variable import Bit, Discrete, Real, Variable, rows
+from energynet.terms import Bilinear, Field, Leak
+from energynet.variable import Bit, Continuous, Discrete, Real, TwoValued, Variable, rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -29,10 +30,13 @@ class _TwoLayers(Machine):
         self.given = tuple(given)
         self.coupling = Bilinear("v", "h", v=visible, h=hidden)
         self.fields = nn.ModuleDict({"v": Field(v=visible), "h": Field(h=hidden)})
+        graded = [name for name in ("v", "h") if isinstance(self.variables[name], Continuous)]
+        self.leaks = nn.ModuleDict({name: Leak(**{name: self.variables[name]}) for name in graded})
         nn.init.normal_(self.coupling.weight, std=0.01)
 
     def parts(self) -> tuple[tuple[float, Energy], ...]:
-        return tuple((1.0, part) for part in (self.coupling, *self.fields.values()))  # type: ignore[misc]
+        terms = (self.coupling, *self.fields.values(), *self.leaks.values())
+        return tuple((1.0, term) for term in terms)  # type: ignore[misc]
 
     @property
     def weight(self) -> nn.Parameter:
@@ -61,21 +65,23 @@ class _TwoLayers(Machine):
     def without(self, name: str, state: State) -> Float[Tensor, batch]:
         """The free energy of a state without one layer, which is summed out."""
         variable = self.variables[name]
-        assert isinstance(variable, Discrete)
-        other = next(value for value in state.values())
-        low = other.new_full((len(other), *variable.shape), variable.low)
-        gap = (variable.high - variable.low) * self.field(name, state)
-        return self.energy(**state, **{name: low}) - functional.softplus(gap).sum(1)
+        other = next(iter(state.values()))
+        origin = variable.low if isinstance(variable, TwoValued) else 0.0
+        still = other.new_full((len(other), *variable.shape), origin)
+        return self.energy(**state, **{name: still}) - _log_sums(variable, self.field(name, state))
 
     def summed(self) -> Energy:
-        sizes = {name: prod(self.variables[name].shape) for name in ("v", "h")}
-        return _OneLayer(self, "v" if sizes["v"] < sizes["h"] else "h")
+        visible, hidden = (bits(self.variables[name]) for name in ("v", "h"))
+        return _OneLayer(self, "v" if visible < hidden else "h")
 
     def independent(self) -> tuple[str, ...]:
-        return ("h",)
+        summable = isinstance(self.variables["h"], TwoValued) and isinstance(self.variables["v"], Discrete)
+        return ("h",) if summable else ()
 
     def flipped(self, data: State, index: Int[Tensor, units]) -> Float[Tensor, "batch units"]:
         v, visible, hidden = rows(data["v"]), self.variables["v"], self.variables["h"]
+        if not isinstance(hidden, TwoValued):
+            return super().flipped(data, index)
         width = hidden.high - hidden.low
         field = width * self.field("h", data)
         low = v.new_full((len(v), *hidden.shape), hidden.low)
@@ -89,6 +95,15 @@ class _TwoLayers(Machine):
             for step, column in zip(change.split(most, 1), self.weight.t()[index].split(most), strict=True)
         ]
         return energy - torch.cat(summed, 1)
+
+
+def _log_sums(variable: Variable, field: Tensor) -> Float[Tensor, batch]:
+    """Sum log sum exp(s field) over units, less that of the origin; for normal units it is the integral."""
+    if isinstance(variable, TwoValued):
+        return functional.softplus((variable.high - variable.low) * field).sum(1)
+    if isinstance(variable, OneHot):
+        return field.unflatten(1, (-1, variable.shape[-1])).logsumexp(2).sum(1)
+    return (0.5 * field.square() + 0.5 * math.log(2 * math.pi)).sum(1)
 
 
 @final
@@ -114,9 +129,12 @@ class RestrictedBoltzmannMachine(_TwoLayers):
     Parameters
     ----------
     n_visible, n_hidden
-        Numbers of units.
+        Numbers of units: of entries, where a variable has choices.
     visible, hidden
-        Their declarations, such as ``en.Spin(n_visible)``; bits by default.
+        Their declarations; bits by default. ``en.Spin(n)`` for spins. ``visible=en.Real(n)`` adds
+        1/2 v.v to the energy, so that visible units are normal with variance 1 given the hidden ones
+        (Welling, Rosen-Zvi and Hinton 2005): standardise the data. ``visible=en.OneHot(movies, ratings)``
+        are softmax units (Salakhutdinov, Mnih and Hinton 2007), ``movies * ratings`` entries.
 
     Attributes
     ----------
@@ -153,7 +171,7 @@ class ConditionalRBM(_TwoLayers):
     n_visible, n_hidden, n_condition
         Numbers of units.
     visible, hidden
-        Declarations of the layers; bits by default.
+        Declarations of the layers, as in `RestrictedBoltzmannMachine`; the paper has real visible units.
 
     Attributes
     ----------
@@ -190,9 +208,10 @@ class ConditionalRBM(_TwoLayers):
 def _declared(name: str, variable: Variable | None, units: int) -> Variable:
     if variable is None:
         return Bit(units)
-    if not isinstance(variable, Discrete) or prod(variable.shape) != units:
+    known = isinstance(variable, TwoValued | OneHot) or (name == "visible" and type(variable) is Real)
+    if not known or math.prod(variable.shape) != units:
         raise ValueError(
-            f"{name}: expected the declaration of {units} units such as Bit({units}) or Spin({units}), "
-            f"got {variable!r}"
+            f"{name}: expected the declaration of {units} units such as Bit({units}), Spin({units}), a "
+            f"OneHot of as many entries or, for visible ones, Real({units}), got {variable!r}"
         )
     return variable

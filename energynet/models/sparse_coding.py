@@ -50,7 +50,11 @@ class SparseCoding(LinearModel):
     variance
         sigma^2, of the noise.
     link
-        Whether ``a`` has the link of the prior, if there is one. Samplers of values need it without.
+        Whether ``a`` has the link of the prior, if there is one. Samplers of values need it without, and so
+        does a sparsity that is learned, for which it is left out.
+    learn_sparsity, learn_variance
+        Whether lambda and sigma^2 are parameters, by their logarithms; the energy then has their normalisers,
+        and where both are it is -log p(x, a). They are for `MonteCarloEM`, see `terms.Sparsity`.
     atoms
         Where atoms may be, see `LinearModel`: ``"unit"``, the default, for without a norm the penalty would
         shrink codes and the error grow atoms.
@@ -82,12 +86,15 @@ class SparseCoding(LinearModel):
         *,
         link: bool = True,
         atoms: str = "unit",
+        learn_sparsity: bool = False,
+        learn_variance: bool = False,
     ) -> None:
         prior = prior_of(self, prior)
-        threshold = prior.link(sparsity, nonnegative=nonnegative) if link else None
+        linked = link and not learn_sparsity
+        threshold = prior.link(sparsity, nonnegative=nonnegative) if linked else None
         codes = (NonNegative if nonnegative else Real)(n_atoms, link=threshold)
-        super().__init__(n_inputs, codes, variance=variance, atoms=atoms)
-        self.penalty = Sparsity(sparsity, prior, a=codes)
+        super().__init__(n_inputs, codes, variance=variance, learn_variance=learn_variance, atoms=atoms)
+        self.penalty = Sparsity(sparsity, prior, learn_strength=learn_sparsity, a=codes)
 
     def parts(self) -> tuple[tuple[float, Energy], ...]:
         return ((1.0, self.reconstruction), (1.0, self.penalty))
@@ -152,7 +159,7 @@ class SparseCoding(LinearModel):
         Tensor or None
             ``(batch,)``; None unless the prior is Laplace and the sparsity positive.
         """
-        strength, variance = self.penalty.strength, self.reconstruction.variance
+        strength, variance = float(self.penalty.strength), float(self.reconstruction.variance)
         if self.penalty.prior != Laplace() or not strength:
             return None
         x, a, weight = (value.double() for value in (state["x"], state["a"], self.weight))

@@ -7,6 +7,7 @@ from energynet.rules.equilibrium import EquilibriumPropagation
 from energynet.rules.feedforward import Backprop
 from energynet.rules.hebbian import ContrastiveHebbian
 from energynet.rules.likelihood import MaximumLikelihood
+from energynet.rules.monte_carlo import MonteCarloEM
 from energynet.rules.predictive import IncrementalPC, MaximumAPosteriori
 from energynet.rules.reference import ImplicitDifferentiation, Unrolled
 
@@ -22,6 +23,7 @@ __all__ = [
     "LearningRule",
     "MaximumAPosteriori",
     "MaximumLikelihood",
+    "MonteCarloEM",
     "Phase",
     "Unrolled",
 ]

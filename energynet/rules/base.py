@@ -17,7 +17,9 @@ from energynet.rules.contrast import by_parameter, contrast
 from energynet.settle import relax
 from energynet.solution import Solution, check_finite
 from energynet.solvers import Solver
-from energynet.stopping import Until
+from energynet.state import State
+from energynet.stopping import Status, Until
+from energynet.variable import rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -184,6 +186,21 @@ def settled(
     solution = relax(flow, solver=solver, max_steps=max_steps, until=until, compile=compile)
     check_finite(solution)
     return solution
+
+
+def standing(flow: EnergyFlow, point: State, steps: int) -> Solution:
+    """A point on the way of a flow as a solution."""
+    values = {**flow.conditioned.clamp, **flow.values(point)}
+    finite = torch.stack([rows(v).isfinite().all(1) for v in point.values()]).all(0)
+    status = torch.where(finite, int(Status.MAX_STEPS), int(Status.DIVERGED))
+    return Solution(
+        state={name: values[name] for name in flow.conditioned.base.variables},
+        steps=torch.full_like(status, steps),
+        status=status,
+        trajectory=None,
+        flow=flow,
+        point=point,
+    )
 
 
 def require(rule: object, data: Mapping[str, Tensor], names: Sequence[str], allowed: Sequence[str]) -> None:

@@ -68,12 +68,13 @@ class Centring(nn.Module):
             o, g = (_all(part, known, clamped) for known in (offsets, plain))
             if isinstance(part, Bilinear):
                 source, target = part.source, part.target
-                change = torch.outer(o[target], g[source]) + torch.outer(g[target], o[source])
+                gradient[weight] = torch.addr(gradient[weight], o[target], g[source], alpha=-factor)
+                gradient[weight].addr_(g[target], o[source], alpha=-factor)
             else:
                 change = torch.outer(torch.cat(list(o.values())), torch.cat(list(g.values())))
                 change = (0.5 * (change + change.t())).fill_diagonal_(0.0)
                 change = change if part.mask is None else change * part.mask
-            gradient[weight] = gradient[weight] - factor * change
+                gradient[weight] = gradient[weight] - factor * change
         for factor, weight, part in self._pairs:
             o, slope = _all(part, offsets, clamped), gradient[weight]
             if isinstance(part, Bilinear):

@@ -14,7 +14,8 @@ from energynet.errors import TraceError
 from energynet.forces import TracedForces
 from energynet.programs import note_fallback, program_of, signature
 from energynet.state import State
-from energynet.trace import Environment, Spec, difference, parameters_of, swapped
+from energynet.terms.pullback import separate
+from energynet.trace import Environment, Kernel, Spec, difference, parameters_of, swapped
 
 if TYPE_CHECKING:
     from energynet.rules.base import Phase
@@ -27,8 +28,9 @@ Gradient = dict[str, Tensor]
 def contrast(phases: Sequence[Phase]) -> Gradient:
     """The gradient of the batch mean of ``sum of weight * energy``, by name of the parameter.
 
-    All phases must be of one energy. Two phases of opposite weights are contracted as differences of
-    their states, which costs less than two gradients and cancels no large numbers.
+    Every tensor is in memory of its own. All phases must be of one energy. Two phases of opposite weights are
+    contracted as differences of their states, which costs less than two gradients and cancels no large
+    numbers.
     """
     energy = phases[0].energy
     if any(phase.energy is not energy for phase in phases):
@@ -89,8 +91,8 @@ def _single(phase: Phase, names: Sequence[str], *, value: bool = False) -> Gradi
     wanted = [_ENERGY, *names] if value else [*names]
     kernel = program.kernel(("gradient", value, *names), function, wanted, (*moving, _WEIGHT), more=more)
     weight = _per_sample(phase.weight, reference, batch) / batch
-    found = kernel.bind(environment)(*(state[name] for name in moving), weight)
-    return dict(zip(wanted, found, strict=True))
+    bound, free = kernel.bind(environment), [*(state[name] for name in moving), weight]
+    return dict(zip(wanted, separate(bound(*free), [*free, *bound.tensors]), strict=True))
 
 
 def _weights(like: Tensor) -> dict[str, Spec]:
@@ -108,15 +110,13 @@ def _paired(energy: Energy, phases: Sequence[Phase], names: list[str]) -> Gradie
     moving = tuple(name for name in plus if plus[name] is not minus[name])
     key = ("difference", moving, *names)
     if key not in program.facts:
-        program.facts[key] = difference(traced, moving)
-    values = {**parameters_of(energy), _WEIGHT: weight}
-    for name in plus:
-        if name in moving:
-            values[name + "+"], values[name + "-"] = plus[name], minus[name]
-        else:
-            values[name] = plus[name]
-    environment = Environment(values, len(weight))
-    return {name: environment.get(program.facts[key][name]) for name in names}
+        sides = [name + side for name in moving for side in "+-"]
+        program.facts[key] = Kernel(difference(traced, moving), names, sides)
+    still = {name: value for name, value in plus.items() if name not in moving}
+    known = {**parameters_of(energy), **still, _WEIGHT: weight}
+    points = [side[name] for name in moving for side in (plus, minus)]
+    found = program.facts[key].bind(Environment(known, batch))(*points)
+    return dict(zip(names, separate(found, [*known.values(), *points]), strict=True))
 
 
 def _gradient(energy: Energy, names: Sequence[str], *, value: bool) -> Callable[[State], State]:
@@ -151,7 +151,8 @@ def _eager(energy: Energy, phases: Sequence[Phase]) -> Gradient:
             total = mean if total is None else total + mean
         assert total is not None
         slopes = torch.autograd.grad(total, list(tensors.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(tensors, slopes, strict=True))
+    held = (value for phase in phases for value in phase.solution.state.values())
+    return dict(zip(tensors, separate(slopes, [*held, *tensors.values()]), strict=True))
 
 
 def by_parameter(module: nn.Module, gradient: Mapping[str, Tensor]) -> dict[nn.Parameter, Tensor]:

@@ -91,6 +91,8 @@ class ContrastiveDivergence(LearningRule):
     >>> rule(v=images).backward()
     """
 
+    owns_gradient = True
+
     def __init__(
         self,
         energy: Energy,
@@ -166,8 +168,10 @@ class ContrastiveDivergence(LearningRule):
         return [Phase(1.0, self.energy, clamped), Phase(-1.0, self.energy, free)]
 
     def value(self, phases: Sequence[Phase]) -> Float[Tensor, ""]:
-        clamped, free = (_free_energy(phase.solution).mean() for phase in phases)
-        return clamped - free
+        clamped, free = (phase.solution for phase in phases)
+        # a flow that has moved the data, too, is at samples of all, which have no entropy
+        summed = free.flow.names == clamped.flow.names
+        return _free_energy(clamped).mean() - (_free_energy(free) if summed else free.energy).mean()
 
     def learn(self, data: Mapping[str, Tensor]) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
         phases = self.phases(**data)

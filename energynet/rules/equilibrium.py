@@ -64,6 +64,8 @@ class EquilibriumPropagation(LearningRule):
     >>> rule(x=x, target=t).backward()
     """
 
+    owns_gradient = True
+
     def __init__(
         self,
         energy: Energy,

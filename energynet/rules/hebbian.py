@@ -53,6 +53,8 @@ class ContrastiveHebbian(LearningRule):
     >>> rule(x=x, y=y).backward()
     """
 
+    owns_gradient = True
+
     def __init__(
         self,
         energy: Energy,

@@ -15,15 +15,16 @@ from energynet.energy import Energy
 from energynet.errors import StateError
 from energynet.flow import EnergyFlow
 from energynet.forces import TracedForces
-from energynet.rules.base import LearningRule, Phase, require, settled
+from energynet.rules.base import LearningRule, Phase, require, settled, standing
 from energynet.rules.contrast import Gradient, by_parameter, contrast, energy_and_gradient
 from energynet.settle import flow_of
 from energynet.solution import Solution, check_finite
 from energynet.solvers import LBFGS, Euler, Solver
 from energynet.state import State
-from energynet.stopping import Status, Until
+from energynet.stopping import Until
 from energynet.terms.errors import ErrorCoordinates
 from energynet.terms.graph import predicted, predictions
+from energynet.terms.pullback import separate
 from energynet.variable import rows
 
 Start = Callable[..., State]
@@ -43,6 +44,8 @@ class Clamped(LearningRule):
         From the data, by name, to the values from which other variables start; None starts at what the data
         predict, where the energy has `Prediction` terms, else at the domains' initial values.
     """
+
+    owns_gradient = True
 
     def __init__(self, energy: Energy, solver: Solver | None, start: Start | None) -> None:
         super().__init__(energy)
@@ -202,7 +205,9 @@ def _amortise(start: nn.Module, data: Mapping[str, Tensor], settled: State) -> d
         errors = [rows(v - settled[n]).square().sum(1) for n, v in guess.items() if n not in data]
         distance = 0.5 * torch.stack(errors).sum(0).mean()
         slopes = torch.autograd.grad(distance, parameters, allow_unused=True, materialize_grads=True)
-    return dict(zip(parameters, slopes, strict=True))
+    return dict(
+        zip(parameters, separate(slopes, [*parameters, *data.values(), *settled.values()]), strict=True)
+    )
 
 
 @final
@@ -282,7 +287,7 @@ class IncrementalPC(Clamped):
         total: Gradient = {}
         try:
             for step in range(1, self.steps + 1):
-                slopes = contrast([Phase(1.0, self.energy, _at(flow, point, step - 1))])
+                slopes = contrast([Phase(1.0, self.energy, standing(flow, point, step - 1))])
                 total = {n: total[n] + s for n, s in slopes.items()} if total else slopes
                 point, carry, _ = solver.step(flow, point, carry, None)
                 for name, parameter in named.items():
@@ -292,21 +297,6 @@ class IncrementalPC(Clamped):
         finally:
             for name, parameter in named.items():
                 parameter.copy_(kept[name])
-        end = _at(flow.rebind(flow.start), point, self.steps)
+        end = standing(flow.rebind(flow.start), point, self.steps)
         check_finite(end)
         return end, value, total
-
-
-def _at(flow: EnergyFlow, point: State, steps: int) -> Solution:
-    """A point on the way as a solution."""
-    values = {**flow.conditioned.clamp, **flow.values(point)}
-    finite = torch.stack([rows(v).isfinite().all(1) for v in point.values()]).all(0)
-    status = torch.where(finite, int(Status.MAX_STEPS), int(Status.DIVERGED))
-    return Solution(
-        state={name: values[name] for name in flow.conditioned.base.variables},
-        steps=torch.full_like(status, steps),
-        status=status,
-        trajectory=None,
-        flow=flow,
-        point=point,
-    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from torch import Tensor
 
 from energynet.conditional import ConditionalFlow, Kind
 from energynet.couplings import Couplings
 from energynet.errors import SettlingError
+from energynet.packing import Packing, packing_of
 from energynet.samplers.noise import uniform
 from energynet.samplers.single_unit import SingleUnit, in_order
 from energynet.samplers.sweep import Sweep
@@ -61,7 +61,7 @@ class Gibbs(SingleUnit):
             return
         for name in flow.names:
             if flow.kind(name) is Kind.COUPLED:
-                self._groups(_couplings(flow, name))
+                self._packing(_couplings(flow, name))
 
     def sweep(self, flow: ConditionalFlow, sweep: Sweep, generator: torch.Generator | None) -> None:
         if self.scan == "random":
@@ -81,14 +81,14 @@ class Gibbs(SingleUnit):
                     in_order(flow, sweep, (name,), torch.arange(units.count, device=sweep.state[name].device))
 
     def _coupled(self, name: str, units: Units, couplings: Couplings, sweep: Sweep) -> None:
-        groups = self._groups(couplings)
-        if 3 * len(groups) <= couplings.count or not isinstance(units, Pair):
-            sweep.groups(name, couplings, groups)
+        packing = self._packing(couplings)
+        if 3 * len(packing.pieces) <= couplings.count or not isinstance(units, Pair):
+            sweep.groups(name, packing)
         else:
-            sweep.sequence([name], couplings, torch.cat(groups), repeats=False)
+            sweep.sequence([name], couplings, packing.order, repeats=False)
 
-    def _groups(self, couplings: Couplings) -> tuple[Tensor, ...]:
-        return couplings.colours if self.scan == "block" else couplings.levels
+    def _packing(self, couplings: Couplings) -> Packing:
+        return packing_of(couplings, "colours" if self.scan == "block" else "levels")
 
 
 def _couplings(flow: ConditionalFlow, name: str) -> Couplings:

@@ -50,7 +50,9 @@ class SingleUnit(Sampler):
 
     @final
     def init(self, flow: Flow, state: State) -> Any:
-        self.prepare(conditional(self, flow))
+        flow = conditional(self, flow)
+        flow.check_curvature(state)
+        self.prepare(flow)
         batch = next(iter(state.values()))
         return {"changed": batch.new_zeros(len(batch)), "updates": batch.new_zeros(len(batch))}
 
@@ -63,10 +65,29 @@ class SingleUnit(Sampler):
         generator: torch.Generator | None,
         temperature: Temperature,
     ) -> tuple[State, Any, Float[Tensor, batch]]:
+        return self._sweeps(flow, state, carry, generator, temperature, 1)
+
+    @final
+    def advance(
+        self, flow: Flow, state: State, carry: Any, generator: torch.Generator | None, steps: int
+    ) -> tuple[State, Any, Float[Tensor, batch]]:
+        return self._sweeps(flow, state, carry, generator, self.temperature, steps)
+
+    def _sweeps(
+        self,
+        flow: Flow,
+        state: State,
+        carry: Any,
+        generator: torch.Generator | None,
+        temperature: Temperature,
+        steps: int,
+    ) -> tuple[State, Any, Float[Tensor, batch]]:
         flow = conditional(self, flow)
         sweep = Sweep(flow, state, Bath(temperature, generator))
-        self.sweep(flow, sweep, generator)
-        updates = carry["updates"] + sum(units.count for units in flow.units.values())
+        for _ in range(steps):
+            sweep.begin()
+            self.sweep(flow, sweep, generator)
+        updates = carry["updates"] + steps * sum(units.count for units in flow.units.values())
         return sweep.state, {"changed": carry["changed"] + sweep.changed, "updates": updates}, sweep.released
 
     def statistics(self, carry: Any) -> dict[str, Float[Tensor, batch]]:
@@ -96,4 +117,4 @@ def in_order(
     elif couplings is None:
         sweep.choices(names[0], order)
     else:
-        sweep.groups(names[0], couplings, order.split(1))
+        sweep.one_by_one(names[0], couplings, order)

@@ -1,4 +1,4 @@
-"""One sweep over units, each drawn from its distribution given all the others."""
+"""Sweeps over units, each drawn from its distribution given all the others."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from torch import Tensor
 
 from energynet.conditional import ConditionalFlow
 from energynet.couplings import Couplings
+from energynet.packing import Listed, Packing, Piece
 from energynet.samplers.base import Temperature
 from energynet.samplers.noise import Randomness, numbers
 from energynet.samplers.walk import ByEnergy, ByFeatures
+from energynet.solvers.base import column
 from energynet.state import State
-from energynet.units import Listed, Pair, Units, barriers, moving, rounding
+from energynet.units import Choice, Pair, Units, barriers, finite, moving, rounding
 from energynet.variable import rows
 
 # Units of a sequence that are updated before the others see it: the others then take one matrix product.
@@ -42,14 +44,13 @@ class Bath:
 
 @final
 class Sweep:
-    """Updates of some units after the others.
+    """Updates of some units after the others, for one sweep or several.
 
     Attributes
     ----------
-    state
-        The values, so far.
     released
-        The most energy that one update has released, for each sample; not a number where an energy is none.
+        The most energy that one update of the last sweep has released, for each sample; not a number where an
+        energy is none.
     changed
         How many updates have changed their unit, for each sample.
     """
@@ -57,11 +58,26 @@ class Sweep:
     def __init__(self, flow: ConditionalFlow, state: State, bath: Bath) -> None:
         self._flow = flow
         self._bath = bath
-        self.state = dict(state)
+        self._state = dict(state)
+        self._packed: _Packed | None = None
         self.released = self.changed = next(iter(state.values())).new_zeros(flow.batch)
+
+    @property
+    def state(self) -> State:
+        """The values, so far."""
+        if self._packed is not None:
+            self._state[self._packed.name] = self._packed.value(self._flow, self._state)
+            self._packed = None
+        return self._state
+
+    def begin(self) -> None:
+        """Another sweep."""
+        self.released = torch.zeros_like(self.released)
 
     def separate(self, names: Sequence[str]) -> None:
         """All units of variables that do not read each other, at once."""
+        if not names:
+            return
         for name, field in self._flow.gaps(names, self.state).items():
             self._choose(name, field)
 
@@ -75,19 +91,19 @@ class Sweep:
                 self._choose(name, field, start)
 
     def _descend(self, name: str, field: Tensor) -> None:
-        """What `_choose` does with two-valued units at T = 0, in fewer passes over the units."""
+        """What `_choose` does with two-valued units at T = 0, in passes that torch does quickly."""
         value, units = self.state[name], self._flow.units[name]
         assert isinstance(units, Pair)
-        gain = torch.where(units.high(value), -field, field)
+        way = value if units.width == 2 and units.middle == 0 else (value - units.middle) * (2 / units.width)
+        cost = field * way  # of flipping a unit
         if name in self._flow.held:
-            gain = gain.masked_fill(self._flow.held[name], 0.0)
+            cost = cost.masked_fill(self._flow.held[name], 0.0)
         margin = rounding(rows(field).abs().amax(1))
-        most = rows(gain).amax(1)
-        flip = rows(gain) > margin.unsqueeze(1)
-        finite = torch.finfo(gain.dtype).max
-        self.released = torch.maximum(self.released, torch.where(most <= margin, 0.0, most).clamp(max=finite))
-        self.changed = self.changed + flip.sum(1)
-        self.state[name] = torch.where(flip.reshape(value.shape), 2 * units.middle - value, value)
+        least = rows(cost).amin(1)
+        flip = torch.lt(cost, -column(margin, cost), out=cost)
+        released = finite(torch.where(least >= -margin, 0.0, -least))
+        self._count(released, rows(flip).sum(1))
+        self.state[name] = torch.addcmul(value, way, flip, value=-units.width)
 
     def _choose(self, name: str, field: Tensor, point: State | None = None) -> None:
         """Draw all units of a variable by the fields on them at a point."""
@@ -103,22 +119,37 @@ class Sweep:
         )
         self.state[name] = units.value(new, value)
 
-    def groups(self, name: str, couplings: Couplings, groups: Iterable[Tensor]) -> None:
+    def groups(self, name: str, packing: Packing) -> None:
         """Groups of units of a variable that are not coupled, one group after the other."""
-        names, units = (name,), self._flow.units[name]
-        drive, code = self._flow.drive(names, self.state), self._flow.code(names, self.state)
-        curvature, fixed = self._flow.curvature(name, self.state), self._flow.fixed(names)
+        packed = self._packed
+        if packed is None or packed.name != name or packed.packing is not packing:
+            packed = _Packed.of(self._flow, name, packing, self.state)
+        self._pieces(self._flow.units[name], packing.pieces, packed)
+        self._packed = packed
+        if self._flow.names != (
+            name,
+        ):  # the fields on the units depend on other variables, and theirs on them
+            _ = self.state
+
+    def one_by_one(self, name: str, couplings: Couplings, order: Tensor) -> None:
+        """The units of a variable in an order."""
+        flow, names = self._flow, (name,)
+        packed = _Packed(
+            name, None, flow.drive(names, self.state), flow.code(names, self.state),
+            flow.curvature(name, self.state), flow.fixed(names),
+        )  # fmt: skip
+        self._pieces(flow.units[name], [Listed(couplings, unit) for unit in order.split(1)], packed)
+        self.state[name] = packed.value(flow, self.state)
+
+    def _pieces(self, units: Units, pieces: Iterable[Piece], packed: _Packed) -> None:
+        code = packed.code
         noise = self._bath.noise(units, code.shape, code)
-        for group in groups:
-            index = couplings.entries(group)
-            field = drive.index_select(0, index) + couplings.pull(index, code)
-            picked = [
-                None if tensor is None else tensor.index_select(0, index)
-                for tensor in (curvature, noise, fixed)
-            ]
-            new = self._drawn(units, field, picked[0], code.index_select(0, index), *picked[1:])
-            code.index_copy_(0, index, new)
-        self.state.update(self._flow.unpacked(names, code, self.state))
+        for piece in pieces:
+            curvature, some, fixed = (
+                None if rows is None else piece.of(rows) for rows in (packed.curvature, noise, packed.fixed)
+            )
+            field = piece.pull(code).add_(piece.of(packed.drive))
+            piece.put(code, self._drawn(units, field, curvature, piece.of(code), some, fixed))
 
     def _drawn(
         self,
@@ -132,7 +163,7 @@ class Sweep:
         new = units.drawn(field, curvature, code, noise, self._bath.temperature)
         if fixed is not None:
             new = torch.where(fixed, code, new)
-        self._count(units.gain(field, curvature, code, new), units.changed(code, new))
+        self._count(*units.tally(field, curvature, code, new))
         return new
 
     def sequence(self, names: Sequence[str], couplings: Couplings, order: Tensor, *, repeats: bool) -> None:
@@ -151,7 +182,7 @@ class Sweep:
                 _update_again(gap, own, level, change, later, same, margin)
             else:
                 _update(gap, own, level, change, later)
-            self._count(_finite(gap) * change, change.abs())
+            self._count((finite(gap) * change).amax(0).clamp(min=0.0), change.abs().sum(0))
             bits.index_add_(0, index, change)
         self.state.update(self._flow.unpacked(names, bits, self.state))
 
@@ -172,7 +203,7 @@ class Sweep:
             margin = moving(self._bath.temperature, torch.maximum(now.abs(), then.abs()))
             new = gap > (level if margin is None else level + margin * (1 - 2 * own))
             change = new.to(own.dtype) - own
-            self._count((_finite(gap) * change).unsqueeze(0), change.abs().unsqueeze(0))
+            self._count((finite(gap) * change).clamp(min=0.0), change.abs())
             bits = bits + (places == index) * change
             walk.move(change != 0)
         self.state.update(flow.unpacked(names, bits, self.state))
@@ -180,7 +211,7 @@ class Sweep:
     def choices(self, name: str, order: Tensor) -> None:
         """One choice among categories after the other, by the energies of all of them."""
         units, fixed = self._flow.units[name], self._flow.fixed((name,))
-        assert isinstance(units, Listed)
+        assert isinstance(units, Choice)
         value = self.state[name]
         code = units.code(value).contiguous()
         noise = self._bath.noise(units, code.shape, code)
@@ -218,16 +249,38 @@ class Sweep:
             fixed.index_select(0, order), torch.where(bits > 0.5, -torch.inf, torch.inf), level
         )
 
-    def _count(self, gain: Tensor, changed: Tensor) -> None:
-        """Note the energy that units, ``(units, batch)``, have released, and which have changed."""
-        self.released = torch.maximum(self.released, gain.amax(0).clamp(min=0.0))
-        self.changed = self.changed + changed.sum(0)
+    def _count(self, released: Tensor, changed: Tensor) -> None:
+        """Note the most energy that one of some updates has released, and how many have changed."""
+        self.released = torch.maximum(self.released, released)
+        self.changed = self.changed + changed
 
 
-def _finite(gap: Tensor) -> Tensor:
-    """Leaving a forbidden state releases infinitely much."""
-    finite = torch.finfo(gap.dtype).max
-    return gap.clamp(-finite, finite)
+@dataclass
+class _Packed:
+    """A variable in the order of its groups, and what its fields are made of."""
+
+    name: str
+    packing: Packing | None
+    drive: Tensor
+    code: Tensor
+    curvature: Tensor | None
+    fixed: Tensor | None
+
+    @classmethod
+    def of(cls, flow: ConditionalFlow, name: str, packing: Packing, state: State) -> _Packed:
+        curvature, fixed = flow.curvature(name, state), flow.fixed((name,))
+        return cls(
+            name,
+            packing,
+            packing.packed(flow.drive((name,), state)),
+            packing.packed(flow.code((name,), state)),
+            None if curvature is None else packing.packed(curvature),
+            None if fixed is None else packing.packed(fixed),
+        )
+
+    def value(self, flow: ConditionalFlow, state: State) -> Tensor:
+        code = self.code if self.packing is None else self.packing.unpacked(self.code)
+        return flow.units[self.name].value(code, state[self.name])
 
 
 def _update(gap: Tensor, own: Tensor, level: Tensor, change: Tensor, later: Tensor) -> None:

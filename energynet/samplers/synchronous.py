@@ -57,6 +57,7 @@ class Synchronous(Sampler):
 
     def init(self, flow: Flow, state: State) -> Any:
         flow = conditional(self, flow)
+        flow.check_curvature(state)
         for name in flow.names:
             couplings = flow.couplings((name,)) if flow.kind(name) is Kind.COUPLED else None
             _ = couplings is not None and couplings.hollow  # asks tensors for numbers, which no step may
@@ -74,8 +75,8 @@ class Synchronous(Sampler):
         flow = conditional(self, flow)
         sweep = Sweep(flow, state, Bath(temperature, generator))
         sweep.together()
-        back = [rows(sweep.state[name] == before).all(1) for name, before in carry["before"].items()]
-        again = torch.stack(back).all(0) & (sweep.changed > 0)
+        apart = [rows(sweep.state[name] - before).abs().amax(1) for name, before in carry["before"].items()]
+        again = (torch.stack(apart).amax(0) == 0) & (sweep.changed > 0)
         cold = temperature == 0  # one for each sample, or one for all
         told = {
             "before": state,

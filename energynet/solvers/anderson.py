@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -30,15 +31,19 @@ class Anderson(Secant):
     def __init__(self, history: int = 8) -> None:
         super().__init__(history)
 
-    def combine(self, here: Here, steps: Tensor, changes: Tensor, known: Tensor) -> Tensor:
-        seen = here.free.unsqueeze(1) * changes
+    def combine(
+        self, here: Here, steps: Sequence[Tensor], changes: Sequence[Tensor], known: Sequence[Tensor]
+    ) -> Tensor:
+        seen = torch.stack([here.movable(change) for change in changes], 1)
         products = seen @ seen.mT
         norm = products.diagonal(dim1=1, dim2=2).sqrt()
-        known = known & (norm > 0)
-        norm = torch.where(known, norm, math.inf).unsqueeze(2)
+        convex = torch.stack([*known], 1) & (norm > 0)
+        norm = torch.where(convex, norm, math.inf).unsqueeze(2)
         # rows of the unknown are zero; of the others ten units of rounding are what their squares can tell
-        least = torch.where(known, 10 * torch.finfo(norm.dtype).eps, 1.0)
+        least = torch.where(convex, 10 * torch.finfo(norm.dtype).eps, 1.0)
         matrix = products / norm / norm.mT + torch.diag_embed(least)
-        part, _ = torch.linalg.solve_ex(matrix, -(seen @ here.force.unsqueeze(2)) / norm)
+        part, _ = torch.linalg.solve_ex(matrix, -(here.force.unsqueeze(1) @ seen.mT).mT / norm)
         part = (part / norm).mT
-        return here.scaled(here.force + (part @ seen).squeeze(1)) - (part @ steps).squeeze(1)
+        return here.scaled(here.force + (part @ seen).squeeze(1)) - (part @ torch.stack([*steps], 1)).squeeze(
+            1
+        )

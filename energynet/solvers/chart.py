@@ -47,6 +47,7 @@ class Chart:
         self.plain = not flow.links
         self.open = not flow.held and not any(self._boxed)
         taus = [flow.variables[name].tau for name in flow.names]
+        self._timeless = set(taus) == {1}
         self._tau = taus[0] if len(set(taus)) == 1 else self._constant(taus)
 
     def _constant(self, numbers: list[float]) -> Tensor:
@@ -65,24 +66,37 @@ class Chart:
     def evaluate(self, flat: Float[Tensor, "batch units"]) -> tuple[Float[Tensor, batch], Tensor]:
         """The energy of each sample, and the force on each unit, zero where it is held."""
         energy, force = self.flow.forces.energy_and_force(self.split(flat))
-        return energy, self.join(self.flow.velocity_from(force)) * self._tau
+        velocity = self.join(self.flow.velocity_from(force))
+        return energy, velocity if self._timeless else velocity * self._tau
 
     def residual(self, flat: Float[Tensor, "batch units"], force: Tensor) -> Float[Tensor, batch]:
         """The largest entry of the projected velocity."""
-        return self.flow.residual(self.split(flat), self.split(force / self._tau))
+        velocity = force if self._timeless else force / self._tau
+        if not any(self._boxed):
+            return velocity.abs().amax(1)
+        return self.flow.residual(self.split(flat), self.split(velocity))
 
     def project(self, flat: Float[Tensor, "batch units"]) -> Tensor:
         """The nearest point within the domains."""
         return self.join(self.flow.project(self.split(flat))) if any(self._boxed) else flat
 
+    def change(self, flat: Float[Tensor, "batch units"], direction: Tensor) -> Tensor:
+        """What is left of a direction within the domains."""
+        return self.project(flat + direction) - flat if any(self._boxed) else direction
+
     def slope(self, flat: Float[Tensor, "batch units"]) -> Tensor:
-        """The slope of the link where a potential is integrated, else 1."""
-        if not self.flow.links:
-            return torch.ones_like(flat)
+        """The slope of the link where a potential is integrated, else 1; one column where all are 1."""
+        if self.plain:
+            return flat.new_ones(len(flat), 1)
         return self.join(self.flow.metric(self.split(flat))) / self._tau
 
     def free(self, flat: Float[Tensor, "batch units"], force: Tensor) -> Bool[Tensor, "batch units"]:
-        """Where a unit can move: not held, and not at an end of its domain that the force pushes against."""
+        """Where a unit can move: not held, and not at an end of its domain that the force pushes against.
+
+        One column where every unit can.
+        """
+        if self.open:
+            return torch.ones(len(flat), 1, dtype=torch.bool, device=flat.device)
         free = torch.ones_like(flat, dtype=torch.bool)
         if self.flow.held:
             free = ~self.join({**self.split(~free), **self.flow.held})
@@ -93,6 +107,11 @@ class Chart:
             high = self._constant([v.high if box else math.inf for v, box in boxed])
             free = free & ~(((flat <= low) & (force < 0)) | ((flat >= high) & (force > 0)))
         return free
+
+    def dot(self, weight: Tensor, one: Tensor, other: Tensor) -> Float[Tensor, batch]:
+        """The inner product of each sample under the weights of its units; all are 1 without links."""
+        product = one * other
+        return product.sum(1) if self.open and self.plain else (weight * product).sum(1)
 
     def product(self, flat: Float[Tensor, "batch units"], direction: Tensor) -> Tensor:
         """Minus the gradient of the force's inner product with a direction; see `Forces.product`."""

@@ -30,6 +30,9 @@ _GROWTH = 4.0  # of the limit, from a step that was as long and was confirmed
 _PATIENCE = 3  # refusals in a row before what is remembered is given up
 
 
+Memory = dict[str, Any]  # tensors, or tuples of them, as a carry
+
+
 class Guarded(Solver):
     """A minimiser with one evaluation of energy and force in a step, each sample on its own.
 
@@ -52,26 +55,24 @@ class Guarded(Solver):
     """
 
     @abstractmethod
-    def propose(self, here: Here, memory: State) -> Float[Tensor, "batch units"]:
+    def propose(self, here: Here, memory: Memory) -> Float[Tensor, "batch units"]:
         """A direction, in flat coordinates; entries of units that cannot move are ignored.
 
         It is shortened to ``here.limit``, unless it keeps to it.
         """
 
-    def blank(self, here: Here) -> State:
-        """An empty memory: a dict of tensors, zero where nothing is known."""
+    def blank(self, here: Here) -> Memory:
+        """An empty memory: tensors that are zero where nothing is known."""
         return {}
 
-    def remember(
-        self, memory: State, step: Tensor, change: Tensor, here: Here, confirmed: Tensor, positive: Tensor
-    ) -> State:
-        """The memory after a step, and what it took off the force, where it was confirmed.
+    def remember(self, memory: Memory, step: Tensor, change: Tensor, here: Here, positive: Tensor) -> Memory:
+        """The memory after a step, and what it took off the force; both are zero where it was refused.
 
         ``positive`` tells where ``here.curvature`` is that of the step.
         """
         return memory
 
-    def forget(self, memory: State, stuck: Tensor) -> State:
+    def forget(self, memory: Memory, stuck: Tensor) -> Memory:
         """The memory, empty for some samples."""
         return memory
 
@@ -113,9 +114,10 @@ class Guarded(Solver):
             "slope": chart.slope(point),
             "residual": chart.residual(point, force),
         }
-        confirmed, kept = _judge(before, step, carry, trial)
+        confirmed, kept = _judge(chart, before, step, carry, trial)
         new: dict[str, Any] = {**choose(confirmed, trial, carry)}
         point = torch.where(column(confirmed, point), point, before)
+        moved, lost = point - before, carry["force"] - new["force"]
         here = Here.at(
             chart,
             point,
@@ -125,7 +127,7 @@ class Guarded(Solver):
             _limit(carry["limit"], direction, confirmed, kept),
         )
         here, positive = here.after(step, change, confirmed)
-        memory = self.remember(carry["memory"], step, change, here, confirmed, positive)
+        memory = self.remember(carry["memory"], moved, lost, here, confirmed & positive)
         refusals = torch.where(confirmed, 0.0, carry["refusals"] + 1)
         stuck = (refusals > 0) & (refusals % _PATIENCE == 0)
         new |= {
@@ -155,26 +157,26 @@ def _smooth(solver: Solver, flow: Flow) -> EnergyFlow:
 
 
 def _judge(
-    point: Tensor, step: Tensor, here: State, there: State
+    chart: Chart, point: Tensor, step: Tensor, here: State, there: State
 ) -> tuple[Bool[Tensor, batch], Float[Tensor, batch]]:
     """Whether a trial is confirmed, and what part of the step to keep if it is not."""
-    first, last = (-(at["slope"] * at["force"] * step).sum(1) for at in (here, there))
+    first, last = (-chart.dot(at["slope"], at["force"], step) for at in (here, there))
     change = there["energy"] - here["energy"]
     # the energy is a sum of terms that may cancel; they are about as large as this
     size = torch.maximum(there["energy"].abs(), here["energy"].abs())
-    size = torch.maximum(size, here["curvature"] * (here["slope"] * point.square()).sum(1))
+    size = torch.maximum(size, here["curvature"] * chart.dot(here["slope"], point, point))
     alike = change.abs() <= _ROUNDING * torch.finfo(change.dtype).eps * size
     calm = (last <= _UPHILL * first.abs()) | (there["residual"] <= _PROGRESS * here["residual"])
     confirmed = torch.where(alike, calm, change <= _DECREASE * first.clamp(max=0.0))
     bends = last > first
     flat = first / torch.where(bends, first - last, 1.0)  # where the secant of the slopes vanishes
     kept = torch.where(bends, flat.clamp(_SHORTEST, _LONGEST), _LONGEST)
-    return confirmed, torch.where(torch.isfinite(change), kept, _SHORTEST)
+    return confirmed, torch.where(change.abs() < math.inf, kept, _SHORTEST)
 
 
 def _limit(limit: Tensor, direction: Tensor, confirmed: Tensor, kept: Tensor) -> Float[Tensor, batch]:
     """The length of the longest step that is worth a trial after one was confirmed or not."""
-    length = direction.square().sum(1).sqrt()
+    length = torch.linalg.vector_norm(direction, dim=1)
     bound = length > 0.9 * limit
     return torch.where(confirmed, torch.where(bound, _GROWTH * length, math.inf), kept * length)
 
@@ -182,8 +184,9 @@ def _limit(limit: Tensor, direction: Tensor, confirmed: Tensor, kept: Tensor) ->
 def _downhill(here: Here, direction: Tensor, stuck: Tensor) -> Tensor:
     """The direction on units that can move, within the limit; the force where it does not lead downhill."""
     direction = here.within(here.movable(direction))
-    step = here.chart.project(here.point + direction) - here.point
+    step = here.chart.change(here.point, direction)
     least = torch.finfo(step.dtype).eps ** 0.5
     fall, length = here.dot(here.force, step), here.dot(step, step) * here.dot(here.force, here.force)
-    downhill = (fall >= least * length.sqrt()) & torch.isfinite(direction).all(1) & ~stuck
+    finite = torch.linalg.vector_norm(direction, dim=1) < math.inf
+    downhill = (fall >= least * length.sqrt()) & finite & ~stuck
     return torch.where(column(downhill, direction), direction, here.within(here.scaled(here.force)))

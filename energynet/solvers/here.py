@@ -31,7 +31,8 @@ class Here:
     weight
         Of each unit in `dot`: the slope of its link, or 1; zero where it cannot move.
     gain
-        The slope of the link of each unit, here or one force further on, whichever is larger; or 1.
+        The slope of the link of each unit, here or one force further on, whichever is larger; or 1. As `free`
+        and `weight`, one column where it is the same for all units.
     curvature
         Of the energy along the last steps, ``(batch,)``, such that ``1 - gain + gain * curvature`` is the
         curvature of a unit: that of a potential which relaxes to a drive has a 1 of its own.
@@ -61,8 +62,7 @@ class Here:
 
     def dot(self, one: Tensor, other: Tensor) -> Float[Tensor, batch]:
         """The inner product in which the Jacobian of the force is symmetric."""
-        product = one * other
-        return product.sum(1) if self.chart.open and self.chart.plain else (self.weight * product).sum(1)
+        return self.chart.dot(self.weight, one, other)
 
     def scaled(self, vector: Tensor) -> Tensor:
         """A vector over the curvature of each unit, as far as `curvature` tells."""
@@ -77,10 +77,8 @@ class Here:
 
     def within(self, direction: Tensor) -> Tensor:
         """A direction, shortened to the limit."""
-        length = direction.square().sum(1).sqrt()
-        longer = length > self.limit
-        part = torch.where(longer, self.limit / torch.where(longer, length, 1.0), 1.0)
-        return part.unsqueeze(1) * direction
+        part = (self.limit / torch.linalg.vector_norm(direction, dim=1)).clamp(max=1.0)
+        return torch.where(part < 1, part, 1.0).unsqueeze(1) * direction
 
     def after(self, step: Tensor, change: Tensor, confirmed: Tensor) -> tuple[Here, Bool[Tensor, batch]]:
         """The same with the curvature along a step, and whether that is positive beyond rounding.
@@ -91,8 +89,11 @@ class Here:
         bend, norm = self.dot(step, change), self.dot(change, change)
         positive = bend > torch.finfo(bend.dtype).eps * (self.dot(step, step) * norm).sqrt()
         ratio = norm / torch.where(positive, bend, 1.0)
-        share = self.dot(change, self.gain * change) / torch.where(positive, norm, 1.0)
-        found = 1 + (ratio - 1) / torch.where(positive, share, 1.0)
+        if self.chart.plain:
+            found = ratio
+        else:
+            share = self.dot(change, self.gain * change) / torch.where(positive, norm, 1.0)
+            found = 1 + (ratio - 1) / torch.where(positive, share, 1.0)
         found = torch.maximum(found, 0.1 * ratio.clamp(max=1.0))
         other = torch.where(confirmed, 0.5 * self.curvature, self.curvature)
         return replace(self, curvature=torch.where(positive, found, other)), positive

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -9,7 +11,6 @@ from torch import Tensor
 
 from energynet.solvers.here import Here
 from energynet.solvers.secant import Secant
-from energynet.state import State
 
 
 @final
@@ -30,25 +31,21 @@ class LBFGS(Secant):
     def __init__(self, history: int = 8) -> None:
         super().__init__(history)
 
-    def remember(
-        self, memory: State, step: Tensor, change: Tensor, here: Here, confirmed: Tensor, positive: Tensor
-    ) -> State:
-        return super().remember(memory, step, change, here, confirmed & positive, positive)
-
-    def combine(self, here: Here, steps: Tensor, changes: Tensor, known: Tensor) -> Tensor:
-        """The two-loop recursion, of which each loop is a triangular system in the products of the steps.
-
-        With U the upper triangle of <step i, change j>: parts = U^-1 <step, force>, the vector between the
-        loops is H0 (force - sum parts change), and the rest U^-T (diagonal parts - <change, vector>).
-        """
-        products = (here.weight.unsqueeze(1) * steps) @ changes.mT
-        diagonal = products.diagonal(dim1=1, dim2=2)
-        seen = (known & (diagonal > 0)).to(steps.dtype)  # weights change, and with them the products
-        upper = (products * seen.unsqueeze(1) * seen.unsqueeze(2)).triu() + torch.diag_embed(1 - seen)
-        seen = seen.unsqueeze(2)
-        right = seen * (steps @ (here.weight * here.force).unsqueeze(2))
-        parts = torch.linalg.solve_triangular(upper, right, upper=True)
-        vector = here.scaled(here.force - (parts.mT @ changes).squeeze(1))
-        right = seen * (diagonal.unsqueeze(2) * parts - changes @ (here.weight * vector).unsqueeze(2))
-        rest = torch.linalg.solve_triangular(upper.mT, right, upper=False)
-        return vector + (rest.mT @ steps).squeeze(1)
+    def combine(
+        self, here: Here, steps: Sequence[Tensor], changes: Sequence[Tensor], known: Sequence[Tensor]
+    ) -> Tensor:
+        """The two-loop recursion (Nocedal and Wright 2006, algorithm 7.4) over the steps that are known."""
+        left = here.force
+        loop = []
+        for step, change, seen in zip(reversed(steps), reversed(changes), reversed(known), strict=True):
+            bend = here.dot(step, change)
+            # weights change, and with them the products
+            inverse = torch.where(seen & (bend > 0), bend, math.inf).reciprocal()
+            part = inverse * here.dot(step, left)
+            left = torch.addcmul(left, change, part.unsqueeze(1), value=-1)
+            loop.append((step, change, inverse, part))
+        vector = here.scaled(left)
+        for step, change, inverse, part in reversed(loop):
+            rest = part - inverse * here.dot(change, vector)
+            vector = torch.addcmul(vector, step, rest.unsqueeze(1))
+        return vector

@@ -8,9 +8,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energynet.solvers.guarded import Guarded
+from energynet.solvers.guarded import Guarded, Memory
 from energynet.solvers.here import Here
-from energynet.state import State
 
 
 @final
@@ -36,7 +35,7 @@ class NewtonKrylov(Guarded):
             raise ValueError(f"NewtonKrylov: products must be a whole number above 0, got {products!r}")
         self.products = products
 
-    def propose(self, here: Here, memory: State) -> Tensor:
+    def propose(self, here: Here, memory: Memory) -> Tensor:
         info = torch.finfo(here.point.dtype)
         seen = here.weight > info.tiny / info.eps
         left = direction = torch.where(seen, here.force, 0.0)

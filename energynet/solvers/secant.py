@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import final
 
 import torch
 from torch import Tensor
 
-from energynet.solvers.guarded import Guarded
+from energynet.solvers.guarded import Guarded, Memory
 from energynet.solvers.here import Here
-from energynet.solvers.rate import choose
-from energynet.state import State
 
 
 class Secant(Guarded):
@@ -32,7 +31,9 @@ class Secant(Guarded):
         self.history = history
 
     @abstractmethod
-    def combine(self, here: Here, steps: Tensor, changes: Tensor, known: Tensor) -> Tensor:
+    def combine(
+        self, here: Here, steps: Sequence[Tensor], changes: Sequence[Tensor], known: Sequence[Tensor]
+    ) -> Tensor:
         """A direction from the last steps, the newest last, and what these took off the force.
 
         Parameters
@@ -40,34 +41,36 @@ class Secant(Guarded):
         here
             Its curvature is the mean along the steps.
         steps, changes
-            ``(batch, history, units)``.
+            ``(batch, units)`` each, zero where there is no such step.
         known
-            Where there is such a step, and the curvature along it was positive, ``(batch, history)``.
+            Where there is such a step, and the curvature along it was positive, ``(batch,)`` each.
         """
 
     @final
-    def blank(self, here: Here) -> State:
-        zero = here.point.new_zeros(len(here.point), self.history, here.point.shape[1])
-        return {"steps": zero, "changes": zero, "curvature": zero[:, :, 0]}
-
-    def remember(
-        self, memory: State, step: Tensor, change: Tensor, here: Here, confirmed: Tensor, positive: Tensor
-    ) -> State:
-        met = torch.where(positive, here.curvature, 0.0)
-        new = {"steps": step, "changes": change, "curvature": met}
-        grown = {name: torch.cat([memory[name][:, 1:], each.unsqueeze(1)], 1) for name, each in new.items()}
-        return choose(confirmed, grown, memory)
+    def blank(self, here: Here) -> Memory:
+        zero = torch.zeros_like(here.point)  # one tensor in all places: nothing is changed in place
+        steps = (zero,) * self.history
+        return {"steps": steps, "changes": steps, "curvature": zero.new_zeros(len(zero), self.history)}
 
     @final
-    def forget(self, memory: State, stuck: Tensor) -> State:
+    def remember(self, memory: Memory, step: Tensor, change: Tensor, here: Here, positive: Tensor) -> Memory:
+        met = torch.where(positive, here.curvature, 0.0).unsqueeze(1)
+        return {
+            "steps": (*memory["steps"][1:], step),  # tensors of their own: a step moves none of them
+            "changes": (*memory["changes"][1:], change),
+            "curvature": torch.cat([memory["curvature"][:, 1:], met], 1),
+        }
+
+    @final
+    def forget(self, memory: Memory, stuck: Tensor) -> Memory:
         none = torch.where(stuck.unsqueeze(1), 0.0, memory["curvature"])  # the rest is large, and left to be
         return {**memory, "curvature": none}
 
     @final
-    def propose(self, here: Here, memory: State) -> Tensor:
+    def propose(self, here: Here, memory: Memory) -> Tensor:
         met = memory["curvature"]
         number = (met > 0).sum(1)
         # the last step alone may be along the flattest direction, and a step over its curvature far too long
         mean = met.sum(1) / number.clamp(min=1)
         here = replace(here, curvature=torch.where(number > 0, mean, here.curvature))
-        return self.combine(here, memory["steps"], memory["changes"], met > 0)
+        return self.combine(here, memory["steps"], memory["changes"], (met > 0).unbind(1))

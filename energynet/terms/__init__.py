@@ -8,6 +8,7 @@ from energynet.terms.field import Field
 from energynet.terms.leak import Leak
 from energynet.terms.prediction import Prediction
 from energynet.terms.reconstruction import Reconstruction
+from energynet.terms.shrinkage import Shrinkage
 from energynet.terms.sparsity import Sparsity
 from energynet.terms.synapse import Synapse
 
@@ -20,6 +21,7 @@ __all__ = [
     "Leak",
     "Prediction",
     "Reconstruction",
+    "Shrinkage",
     "Sparsity",
     "Synapse",
 ]

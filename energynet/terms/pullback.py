@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, final
 
 import torch
@@ -78,12 +78,12 @@ class _ByAutograd(Linearised):
             self._output, wanted, slope, retain_graph=True, allow_unused=True, materialize_grads=True
         )
         first, rest = (found[0], found[1:]) if source else (None, found)
-        return first, dict(zip(self._parameters, _separate(rest, slope), strict=False))
+        return first, dict(zip(self._parameters, separate(rest, [slope]), strict=False))
 
 
-def _separate(slopes: Sequence[Tensor], given: Tensor) -> list[Tensor]:
-    """The same, none in memory of another or of what autograd was given: it passes views on."""
-    taken = {given.untyped_storage().data_ptr()}
+def separate(slopes: Iterable[Tensor], held: Iterable[Tensor]) -> list[Tensor]:
+    """The same, none in memory of another or of what somebody holds: autograd and traces pass views on."""
+    taken = {tensor.untyped_storage().data_ptr() for tensor in held}
     result = []
     for slope in slopes:
         place = slope.untyped_storage().data_ptr()

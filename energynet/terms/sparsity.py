@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import final
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from energynet.derivation import Derivation
 from energynet.energy import Energy, ProximalTerm
@@ -30,17 +31,35 @@ class Sparsity(ProximalTerm):
         Not negative.
     prior
         ``"laplace"``, ``"l0"``, ``"cauchy"``, ``"logcosh"`` or a `Prior`.
+    learn_strength
+        Make the logarithm of the strength a parameter, starting at ``strength``. The energy then has the
+        normaliser of the prior for each unit, log(2 / strength) for Laplace's, without which the strength
+        would fall to zero. Learn it where codes are sampled, by `MonteCarloEM`. At their minimum codes are
+        smaller than in the posterior, so that under `MaximumAPosteriori` the strength grows without end.
     **variable
         The variable, by name.
+
+    Attributes
+    ----------
+    log_strength
+        Parameter, a scalar, where the strength is learned; else None.
 
     Raises
     ------
     ValueError
         If the variable has a threshold link that is not that of the prior and strength, so that its fixed
-        points would not be stationary points of this energy.
+        points would not be stationary points of this energy. If the strength is to be learned: if it is not
+        positive, the prior is no density, or the variable has a threshold link, which could not follow.
     """
 
-    def __init__(self, strength: float, prior: str | Prior = "laplace", **variable: Continuous) -> None:
+    def __init__(
+        self,
+        strength: float,
+        prior: str | Prior = "laplace",
+        *,
+        learn_strength: bool = False,
+        **variable: Continuous,
+    ) -> None:
         if len(variable) != 1:
             raise TypeError(f"Sparsity: expected one variable, got {sorted(variable)}")
         if not 0 <= strength < math.inf:
@@ -49,25 +68,52 @@ class Sparsity(ProximalTerm):
         ((self.variable, declared),) = variable.items()
         if not isinstance(declared, Continuous):
             raise TypeError(f"Sparsity: expected a continuous variable, got {declared!r}")
-        self.strength = float(strength)
+        self._number = float(strength)
         self.prior = prior_of(self, prior)
         self.convex = self.prior.convex
+        self.log_strength: nn.Parameter | None = None
+        self._half = declared.low >= 0
+        self._units = math.prod(declared.shape)
+        if learn_strength:
+            if strength == 0:
+                raise ValueError("Sparsity: a strength that is learned starts above 0, got 0")
+            start = torch.tensor(self._number)
+            normaliser = self.prior.log_partition(start, nonnegative=self._half)
+            if not bool(normaliser.isfinite()):
+                raise ValueError(
+                    f"Sparsity: {self.prior!r} is no density at a strength of {strength:g}; start higher"
+                )
+            self.log_strength = nn.Parameter(start.log())
         self.link: Link | None = None
         if isinstance(declared.link, Threshold):
+            if learn_strength:
+                raise ValueError(
+                    f"Sparsity: {self.variable!r} has the link {declared.link!r}, which cannot follow a "
+                    "strength that is learned; declare it without"
+                )
             self.link = declared.link
-            expected = self.prior.link(self.strength, nonnegative=declared.link.nonnegative)
+            expected = self.prior.link(self._number, nonnegative=declared.link.nonnegative)
             if declared.link != expected:
                 raise ValueError(
-                    f"Sparsity: the strength is {self.strength:g} and the prior {self.prior!r}, whose link "
+                    f"Sparsity: the strength is {self._number:g} and the prior {self.prior!r}, whose link "
                     f"is {expected!r}, but that of {self.variable!r} is {declared.link!r}; "
                     "give both the same number"
                 )
+
+    @property
+    def strength(self) -> float | Tensor:
+        """lambda: a number, or a scalar tensor where it is learned."""
+        return self._number if self.log_strength is None else self.log_strength.exp()
 
     def derivation(self, links: Mapping[str, Link]) -> Derivation:
         return Energy.derivation(self, links) if self.prior.smooth else super().derivation(links)
 
     def energy(self, **state: Tensor) -> Tensor:
-        return self.strength * rows(self.prior.penalty(state[self.variable])).sum(1)
+        strength = self.strength
+        total = strength * rows(self.prior.penalty(state[self.variable])).sum(1)
+        if not isinstance(strength, Tensor):
+            return total
+        return total + self._units * self.prior.log_partition(strength, nonnegative=self._half)
 
     def potential_force(self, potential: Tensor, value: Tensor) -> Tensor:
         return value - potential

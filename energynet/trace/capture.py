@@ -307,11 +307,22 @@ def _functional(op: torch._ops.OpOverload, node: torch.fx.Node) -> torch._ops.Op
     """The out-of-place twin of an operator whose argument nobody else reads."""
     name = op.overloadpacket.__name__.split(".")[-1]
     target = node.args[0]
-    if name.endswith("_") and isinstance(target, torch.fx.Node) and len(target.users) == 1:
+    if name.endswith("_") and _unread(target):
         packet = getattr(aten, name[:-1], None)
-        if packet is not None and target.op == "call_function" and op._overloadname in packet.overloads():
+        if packet is not None and op._overloadname in packet.overloads():
             return getattr(packet, op._overloadname)
     raise TraceError(f"{op} changes a tensor in place")
+
+
+def _unread(target: Any) -> bool:
+    """Whether one operator alone reads a tensor, and what the tensor is a view of."""
+    if not isinstance(target, torch.fx.Node) or target.op != "call_function" or len(target.users) > 1:
+        return False
+    made_by: Any = target.target
+    is_view = isinstance(made_by, torch._ops.OpOverload) and any(
+        result.alias_info is not None for result in made_by._schema.returns
+    )
+    return not is_view or _unread(target.args[0])
 
 
 __all__ = ["PARAMETER", "Kind", "Node", "Recording", "Spec", "Traced", "parameters_of", "swapped", "versions"]

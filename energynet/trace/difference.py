@@ -15,8 +15,8 @@ from energynet.trace.capture import Traced
 from energynet.trace.graph import LINEAR, PRODUCTS, Builder, Combination, Kind, Node, nodes_in, substitute
 
 
-def difference(traced: Traced, moving: Collection[str]) -> dict[str, Node]:
-    """The nodes of output(plus) - output(minus).
+def difference(traced: Traced, moving: Collection[str]) -> Traced:
+    """The function output(plus) - output(minus).
 
     Parameters
     ----------
@@ -26,10 +26,9 @@ def difference(traced: Traced, moving: Collection[str]) -> dict[str, Node]:
         Inputs that differ. An input ``h`` is read as the inputs ``"h+"`` and ``"h-"``; all others are shared.
     """
     rewriter = _Rewriter(traced.builder, frozenset(moving))
-    return {
-        name: traced.builder.node(rewriter.sum(value, rewriter.delta))
-        for name, value in traced.outputs.items()
-    }
+    outputs = {name: rewriter.sum(value, rewriter.delta) for name, value in traced.outputs.items()}
+    sides = {name + side: traced.inputs[name] for name in moving for side in "+-"}
+    return Traced(traced.builder, outputs, {**traced.inputs, **sides})
 
 
 class _Rewriter:

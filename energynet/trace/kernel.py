@@ -274,6 +274,11 @@ class Kernel:
             return self._lower(term)
         if self._known_factor(term) is not None:  # scale what is known
             return self._lower(self._scaled_product([(coefficient, term)]))
+        if _is_product(term) and term not in self._shared and term not in self._names:
+            self._count(term)  # BLAS scales for nothing; with beta=0 what is added is not read
+            first, second = (self._lower(argument) for argument in term.args)
+            zero = self._literal(torch.zeros((), dtype=term.dtype, device=self._scope["_device"]))
+            return self._assign(f"torch.addmm({zero}, {first}, {second}, beta=0, alpha={coefficient!r})")
         total = self._lower(term)
         return self._assign(f"-{total}" if coefficient == -1 else f"{total} * {coefficient!r}")
 
@@ -299,7 +304,7 @@ class Kernel:
         constant, *terms = self._nested.get(node, node.args)
         known = [(c, n) for c, n in terms if not self._dynamic(n)]
         moving = self._merged([(c, n) for c, n in terms if self._dynamic(n)])
-        total, full = "", False
+        total, ours, full = "", "", False
         if known:
             part = self._traced.builder.known_part(node, known, constant)
             total, full, constant = self._lower(part), part.shape == node.shape, 0.0
@@ -310,11 +315,15 @@ class Kernel:
             if total and fused and term not in self._names:
                 self._count(term)
                 first, second = (self._lower(argument) for argument in term.args)
-                total = self._assign(f"torch.addmm({total}, {first}, {second}{alpha})")
+                if full and ours == total:  # nobody else has it
+                    total = ours = self._assign(f"{total}.addmm_({first}, {second}{alpha})")
+                else:
+                    total = ours = self._assign(f"torch.addmm({total}, {first}, {second}{alpha})")
             elif total:
                 total = self._assign(f"torch.add({total}, {self._lower(term)}{alpha})")
             else:
                 total = self._scaled(coefficient, term)
+                ours = "" if total in self._names.values() else total
             full = full or term.shape == node.shape
         if constant:
             total = self._assign(f"{total} + {constant!r}")
@@ -332,6 +341,11 @@ class BoundKernel:
     def __init__(self, kernel: Kernel, constants: list[Any]) -> None:
         self.kernel = kernel
         self._constants = constants
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The constants that are tensors."""
+        return [value for value in self._constants if isinstance(value, Tensor)]
 
     def __call__(self, *free: Tensor) -> tuple[Tensor, ...]:
         return self.kernel.run(*free, *self._constants)

@@ -7,8 +7,9 @@ It leaves results.md, accuracy.png, digits.png (or choice.md) beside this file, 
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 import tyro
+from pictures import draw_digits, pictures
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,8 +29,9 @@ from energynet.provenance import circumstances
 
 HERE = Path(__file__).parent
 COST = en.SquaredError("y")
-BACKPROP, WEAK = "backprop", "MaximumAPosteriori, output precision 0.1"
-GIVEN = 0.05  # precision of what the leak and the Gaussian know of an image, beside 1 of the predictions
+RATES = (0.0005, 0.001, 0.002)
+BACKPROP, MAP, WEAK = "backprop", "MaximumAPosteriori", "MaximumAPosteriori, weak output"
+INCREMENTAL, GENERATIVE = "IncrementalPC", "generative weights"
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,9 @@ class Config:
     hidden: tuple[int, ...] = (256, 256)
     """Units of the hidden layers."""
 
-    rules: tuple[str, ...] = ("backprop", "ZIL", "MaximumAPosteriori")
-    """Of these and "FixedPrediction", which equals ZIL, and "IncrementalPC", which takes twice as long, and
-    "MaximumAPosteriori, output precision 0.1", whose gradient is nearer to backprop's."""
+    rules: tuple[str, ...] = (BACKPROP, "ZIL", "FixedPrediction", MAP, WEAK, INCREMENTAL)
+    """What learns: backprop, two rules that equal it, and those that infer the states; the output of "weak
+    output" has the precision `weak`, which makes its gradient nearer to backprop's."""
 
     pictures: bool = True
     """Train the generative network and draw digits, too."""
@@ -57,6 +60,9 @@ class Config:
 
     epochs: int = 10
     """Passes through the training data."""
+
+    weak: float = 0.1
+    """Precision of the output beside 1 of the other predictions, chosen likewise."""
 
     batch: int = 100
     """Images in a batch."""
@@ -93,7 +99,7 @@ class Config:
 class Run:
     """A network, and what it did in each epoch."""
 
-    model: en.models.PredictiveCoding
+    model: en.models.PredictiveCoding | None
     accuracy: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
@@ -105,15 +111,15 @@ def rules(config: Config) -> dict[str, Callable[[en.models.PredictiveCoding], en
         BACKPROP: lambda model: en.Backprop(_Whole(model), COST),
         "ZIL": lambda model: en.ZIL(model, COST),
         "FixedPrediction": lambda model: en.FixedPrediction(model, COST),
-        "MaximumAPosteriori": lambda model: en.MaximumAPosteriori(model, **inference),
+        MAP: lambda model: en.MaximumAPosteriori(model, **inference),
         WEAK: lambda model: en.MaximumAPosteriori(model, **inference),
-        "IncrementalPC": lambda model: en.IncrementalPC(model, rate=0.01, steps=5, solver=en.Euler(0.2)),
+        INCREMENTAL: lambda model: en.IncrementalPC(model, rate=0.01, steps=5, solver=en.Euler(0.2)),
     }
 
 
-def rate_of(name: str, config: Config) -> float:
-    """The learning rate of a rule."""
-    return config.inference_lr if name in ("MaximumAPosteriori", WEAK, "IncrementalPC") else config.lr
+def infers(name: str) -> bool:
+    """Whether a rule infers the states."""
+    return name in (MAP, WEAK, INCREMENTAL)
 
 
 class _Whole(torch.nn.Module):
@@ -127,6 +133,11 @@ class _Whole(torch.nn.Module):
         for layer in self.layers:
             x = layer(x)
         return x
+
+
+def believed(name: str, config: Config) -> float:
+    """The precision of the output."""
+    return config.weak if name == WEAK else 1.0
 
 
 def network(
@@ -181,76 +192,50 @@ def inferred(model: en.models.PredictiveCoding, x: Tensor, digit: int) -> Tensor
     return en.settle(model, model.feedforward(y), clamp={"x": x, "y": y}, solver=solver, max_steps=20).energy
 
 
-class Gaussian(en.Energy):
-    """What is known of images before anything is learned: their mean and their covariance."""
-
-    def __init__(self, images: Tensor) -> None:
-        super().__init__(x=en.Real(images.shape[1]))
-        covariance = images.double().T.cov() + 1e-3 * torch.eye(images.shape[1], dtype=torch.float64)
-        self.register_buffer("mean", images.mean(0))
-        self.register_buffer("precision", covariance.inverse().to(images.dtype))
-
-    def energy(self, x: Tensor) -> Tensor:
-        from_mean = x - self.mean
-        return 0.5 * (from_mean * (from_mean @ self.precision)).sum(1)
+def candidates(config: Config) -> Iterator[tuple[str, Config, float]]:
+    """A rule, with the activation and the output precision in the configuration, and a learning rate."""
+    for activation in ("relu", "tanh"):
+        for name in ("ZIL", MAP):
+            for lr in RATES:
+                yield name, replace(config, activation=activation), lr
+    for name, precisions in ((WEAK, (0.1, 0.01)), (INCREMENTAL, (1.0,))):
+        for precision in precisions:
+            for lr in RATES:
+                yield name, replace(config, weak=precision), lr
 
 
-def picture(model: en.models.PredictiveCoding, prior: en.Energy | None, start: Tensor, steps: int) -> Tensor:
-    """An image for each label: the label clamped, everything else settled."""
-    y = torch.eye(10)
-    energy = model if prior is None else model + GIVEN * prior
-    state = (
-        model.feedforward(y) if model.direction == "generative" else model.feedforward(start.expand(10, -1))
-    )
-    state.pop("y")
-    return en.settle(energy, state, clamp={"y": y}, solver=en.LBFGS(), max_steps=steps).state["x"]
-
-
-def completed(
-    model: en.models.PredictiveCoding, prior: en.Energy | None, images: Tensor, steps: int
-) -> Tensor:
-    """The lower half from the upper one: no label, everything but the upper half settled."""
-    mask = torch.arange(images.shape[1]) < images.shape[1] // 2
-    part = en.Partial(images, mask)
-    energy = model + 0.1 * en.terms.Leak(y=model.variables["y"])
-    if prior is not None:
-        energy = energy + GIVEN * prior
-    if model.direction == "generative":  # every label is tried, and the best explanation is kept
-        y = torch.eye(10).repeat_interleave(len(images), 0)
-        part = en.Partial(images.repeat(10, 1), mask)
-        state = {n: v for n, v in model.feedforward(y).items() if n not in ("x", "y")}
-        solution = _settled(model, {"x": part, "y": y}, state, steps)
-        best = solution.energy.view(10, -1).argmin(0)
-        return solution.state["x"].view(10, *images.shape)[best, torch.arange(len(images))]
-    state = model.feedforward(torch.where(mask, images, images.mean(0)))
-    return _settled(energy, {"x": part}, {n: v for n, v in state.items() if n != "x"}, steps).state["x"]
-
-
-def _settled(
-    energy: en.Energy, clamp: dict[str, Tensor | en.Partial], state: dict[str, Tensor], steps: int
-) -> en.Solution:
-    return en.settle(energy, state, clamp=clamp, solver=en.LBFGS(), max_steps=steps)
-
-
-def choose(config: Config, train_all: data.Split) -> list[str]:
-    """Held-out accuracy of activations and learning rates, by an exact rule and by inference."""
+def choose(config: Config, train_all: data.Split) -> Iterator[str]:
+    """Held-out accuracy of activations, learning rates and output precisions, row by row."""
     cut = len(train_all) - config.held_out
     learn = data.Split(train_all.x[:cut], train_all.label[:cut])
     held = data.Split(train_all.x[cut:], train_all.label[cut:])
-    lines = [
-        f"| activation | learning rate | rule | held-out accuracy, {config.epochs // 2} epochs |",
-        "| --- " * 4 + "|",
-    ]
-    for activation in ("relu", "tanh"):
-        for lr in (0.0005, 0.001, 0.002):
-            for name in ("ZIL", "MaximumAPosteriori"):
-                epochs = max(config.epochs // 2, 1)
-                chosen = replace(config, activation=activation, epochs=epochs)
-                run = Run(network(chosen, learn.x.shape[1]))
-                train(rules(chosen)[name](run.model), run, learn, held, chosen, lr)
-                lines.append(f"| {activation} | {lr} | {name} | {run.accuracy[-1]:.2%} |")
-                print(lines[-1], flush=True)
-    return lines
+    epochs = max(config.epochs // 2, 1)
+    yield f"| rule | activation | learning rate | output precision | held-out accuracy, {epochs} epochs |"
+    yield "| --- " * 5 + "|"
+    for name, chosen, lr in candidates(replace(config, epochs=epochs)):
+        run = Run(network(chosen, learn.x.shape[1], precision=believed(name, chosen)))
+        train(rules(chosen)[name](run.model), run, learn, held, chosen, lr)
+        precision = f"{believed(name, chosen):g}" if infers(name) else ""
+        yield f"| {name} | {chosen.activation} | {lr:g} | {precision} | {run.accuracy[-1]:.2%} |"
+
+
+def key(config: Config) -> str:
+    """What runs must have in common to stand in one table."""
+    return repr(replace(config, rules=(), pictures=False, choose=False, data_dir=None, out=Path()))
+
+
+def kept(config: Config) -> dict[str, Run]:
+    """What has been trained before, by another command with the same configuration."""
+    path = config.out / "runs.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    return {n: Run(None, **r) for n, r in known["runs"].items()} if known.get("key") == key(config) else {}
+
+
+def keep(runs: dict[str, Run], config: Config) -> None:
+    """Write down what has been trained."""
+    numbers = {n: {"accuracy": r.accuracy, "seconds": r.seconds} for n, r in runs.items()}
+    text = json.dumps({"key": key(config), "runs": numbers}, indent=1)
+    (config.out / "runs.json").write_text(text + "\n")
 
 
 def table(runs: dict[str, Run]) -> list[str]:
@@ -283,56 +268,6 @@ def draw_accuracy(runs: dict[str, Run], path: Path) -> None:
     plt.close(figure)
 
 
-def draw_digits(rows: dict[str, Tensor], path: Path) -> None:
-    """One row of images for each way to make them; grey values from 0 to 1 as in the data."""
-    side = int(next(iter(rows.values())).shape[1] ** 0.5)
-    figure, panels = plt.subplots(len(rows), 10, figsize=(9, 1.06 * len(rows)))
-    for line, (name, images) in zip(panels, rows.items(), strict=True):
-        for axes, image in zip(line, images, strict=True):
-            axes.imshow(image.view(side, side), cmap="gray", vmin=0, vmax=1)
-            axes.set_axis_off()
-        line[0].set_title(name, loc="left", fontsize=8, pad=3)
-    figure.subplots_adjust(0.01, 0.01, 0.99, 0.97, 0.05, 0.25)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def pictures(
-    best: Run, generative: Run, learn: data.Split, test: data.Split, config: Config
-) -> dict[str, Tensor]:
-    """Digits by discriminative and by generative weights."""
-    features = learn.x.shape[1]
-    mean, prior = learn.x.mean(0), Gaussian(learn.x)
-    shown = torch.stack([test.x[test.label == digit][0] for digit in range(10)])
-    dark = shown.clone()
-    dark[:, features // 2 :] = 0
-    leak = en.terms.Leak(x=best.model.variables["x"])
-    return {
-        "discriminative weights, label clamped, 0.05/2 |x|²": picture(
-            best.model, leak, mean, config.settling
-        ),
-        "the same weights, label clamped, Gaussian prior of the pixels": picture(
-            best.model, prior, mean, config.settling
-        ),
-        "generative weights, label clamped, no prior": picture(generative.model, None, mean, config.settling),
-        "test images": shown,
-        "what is clamped": dark,
-        "completed by discriminative weights, Gaussian prior": completed(
-            best.model, prior, shown, config.settling
-        ),
-        "completed by the Gaussian prior alone": alone(prior, shown, config.settling),
-        "completed by generative weights, no prior": completed(
-            generative.model, None, shown, config.settling
-        ),
-    }
-
-
-def alone(prior: Gaussian, images: Tensor, steps: int) -> Tensor:
-    """What the prior knows without a network."""
-    mask = torch.arange(images.shape[1]) < images.shape[1] // 2
-    return _settled(prior, {"x": en.Partial(images, mask)}, {}, steps).state["x"]
-
-
 def main(config: Config) -> None:
     """Train by every rule; draw digits."""
     torch.set_num_threads(1)
@@ -361,39 +296,47 @@ def main(config: Config) -> None:
         "",
     ]
     if config.choose:
-        (config.out / "choice.md").write_text("\n".join([*lines, *choose(config, learn), ""]))
+        for line in choose(config, learn):
+            print(line, flush=True)
+            lines.append(line)
+            (config.out / "choice.md").write_text("\n".join([*lines, ""]))
         return
-    runs: dict[str, Run] = {}
+    runs = kept(config)
     for name in config.rules:
-        make = rules(config)[name]
-        believed = 0.1 if name == WEAK else 1.0
-        runs[name] = run = Run(network(config, learn.x.shape[1], precision=believed))
-        train(make(run.model), run, learn, test, config, rate_of(name, config))
+        runs[name] = run = Run(network(config, learn.x.shape[1], precision=believed(name, config)))
+        lr = config.inference_lr if infers(name) else config.lr
+        train(rules(config)[name](run.model), run, learn, test, config, lr)
+        keep(runs, config)
         print(name, [round(a, 4) for a in run.accuracy], [round(s, 1) for s in run.seconds], flush=True)
+    if config.pictures:
+        runs[GENERATIVE] = generative = Run(network(config, learn.x.shape[1], "generative"))
+        few = replace(config, epochs=config.generative_epochs)
+        rule = rules(config)[MAP](generative.model)
+        train(rule, generative, learn, test, few, config.inference_lr)
+        some = slice(0, 1000)
+        right = (answer(generative.model, test.x[some]) == test.label[some]).double().mean()
+        generative.accuracy.append(float(right))
+        keep(runs, config)
+        shown = pictures(runs[MAP].model, generative.model, learn, test, config.settling)
+        draw_digits(shown, config.out / "digits.png")
+    shown_rules = {name: runs[name] for name in rules(config) if name in runs}
     lines += [
         f"{config.activation}; learning rate {config.lr}, and {config.inference_lr} where states are "
         "inferred. Test accuracy (%) after each epoch; CPU time of the training steps.",
         "",
-        *table(runs),
+        *table(shown_rules),
         "",
     ]
-    if config.pictures:
-        generative = Run(network(config, learn.x.shape[1], "generative"))
-        few = replace(config, epochs=config.generative_epochs)
-        rule = rules(config)["MaximumAPosteriori"](generative.model)
-        train(rule, generative, learn, test, few, config.inference_lr)
-        some = slice(0, 1000)
-        right = (answer(generative.model, test.x[some]) == test.label[some]).double().mean()
+    if GENERATIVE in runs:
         lines += [
-            f"Generative weights (label predicts image), {few.epochs} epochs, as a classifier: {right:.1%} "
-            "of the first 1000 test images have the lowest settled energy with their own label.",
+            f"Generative weights (label predicts image), {config.generative_epochs} epochs, as a classifier: "
+            f"{runs[GENERATIVE].accuracy[0]:.1%} of the first 1000 test images have the lowest energy "
+            "with their own label.",
             "",
         ]
-        last = list(runs.values())[-1]
-        draw_digits(pictures(last, generative, learn, test, config), config.out / "digits.png")
     (config.out / "results.md").write_text("\n".join(lines))
     print("\n".join(lines))
-    draw_accuracy(runs, config.out / "accuracy.png")
+    draw_accuracy(shown_rules, config.out / "accuracy.png")
 
 
 if __name__ == "__main__":

@@ -130,10 +130,55 @@ def test_a_conditional_machine_is_its_formula() -> None:
     assert bool(((found.log_partition - exact).abs() < 6 * found.standard_error).all())
 
 
+def formula(rbm: en.models.RestrictedBoltzmannMachine, v: Tensor, h: Tensor) -> Tensor:
+    """E of every pair of rows, by the parameters."""
+    weight, bias, hidden = (
+        p.detach().reshape(p.shape[0], -1) for p in (rbm.weight, rbm.visible_bias, rbm.hidden_bias)
+    )
+    return pair_energy(weight, bias.flatten(), hidden.flatten())(v, h)
+
+
+def test_normal_visible_units_have_the_density_that_quadrature_finds() -> None:
+    rbm = randomised(en.models.RestrictedBoltzmannMachine(2, 3, visible=en.Real(2)), 0.7)
+    assert isinstance(rbm, en.models.RestrictedBoltzmannMachine)
+    line = torch.linspace(-12, 12, 481, dtype=F64)
+    v = torch.cartesian_prod(line, line)
+    energies = formula(rbm, v, states(3)) + 0.5 * v.square().sum(1, keepdim=True)
+    assert torch.allclose(rbm.free_energy(v), -energies.neg().logsumexp(1), atol=1e-10)
+    step = float(line[1] - line[0])  # the trapezoidal rule of what is analytic and vanishes at the ends
+    total = energies.neg().logsumexp((0, 1)) + 2 * math.log(step)
+    assert torch.allclose(rbm.log_partition().log_partition, total, atol=1e-9)
+    assert float(rbm.log_likelihood(v).exp().sum().detach()) * step**2 == pytest.approx(1.0, abs=1e-9)
+    found = rbm.log_partition("ais", steps=200, chains=2000, generator=torch.Generator().manual_seed(0))
+    assert abs(float((found.log_partition - total).detach())) < 6 * float(found.standard_error)
+    with pytest.raises(en.StateError, match="bits or spins"):
+        rbm.pseudo_likelihood(v)
+    with pytest.raises(en.StateError, match="leave base= out"):
+        rbm.base_rates(v)
+
+
+@pytest.mark.parametrize("hidden", [None, en.OneHot(1, 3)], ids=str)
+def test_softmax_visible_units_by_enumeration(hidden: en.Variable | None) -> None:
+    rbm = randomised(en.models.RestrictedBoltzmannMachine(6, 3, visible=en.OneHot(2, 3), hidden=hidden))
+    assert isinstance(rbm, en.models.RestrictedBoltzmannMachine)
+    eye = torch.eye(3, dtype=F64)
+    v = torch.stack([torch.stack([a, b]) for a in eye for b in eye])
+    h = states(3) if hidden is None else eye
+    energies = formula(rbm, v.flatten(1), h)
+    marginal, total = energies.neg().logsumexp(1), energies.neg().logsumexp((0, 1))
+    assert torch.allclose(rbm.free_energy(v), -marginal, atol=1e-12)
+    assert torch.allclose(rbm.log_likelihood(v), marginal - total, atol=1e-12)
+    assert torch.allclose(en.exact.log_partition(rbm), total, atol=1e-12)
+    found = rbm.log_partition("ais", steps=100, chains=2000, generator=torch.Generator().manual_seed(0))
+    assert abs(float((found.log_partition - total).detach())) < 6 * float(found.standard_error)
+
+
 def test_what_does_not_fit_is_told() -> None:
     rbm = restricted(4, 3)
     with pytest.raises(ValueError, match="4 units"):
         en.models.RestrictedBoltzmannMachine(4, 3, en.Bit(5))
+    with pytest.raises(ValueError, match="Real"):
+        en.models.RestrictedBoltzmannMachine(4, 3, hidden=en.Real(3))
     with pytest.raises(ValueError, match=r'"exact", "ais" or None'):
         rbm.log_partition("annealed")
     with pytest.raises(en.StateError, match="only the values 0 and 1"):

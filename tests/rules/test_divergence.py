@@ -175,6 +175,28 @@ def test_conditions_are_held_in_both_phases() -> None:
         assert float((found[name] - one).abs().max()) < scale * (2 * 17.0 / 20_000) ** 0.5
 
 
+def test_normal_and_softmax_visible_units_learn_by_the_gradient_of_the_likelihood() -> None:
+    """Many sweeps against autograd of the exact log-likelihood."""
+    eye = torch.eye(3, dtype=F64)
+    for visible, v in (
+        (en.Real(3), normal(2, 3, seed=4)),
+        (en.OneHot(1, 3), eye[[0, 2]].unsqueeze(1)),
+    ):
+        rbm = randomised(en.models.RestrictedBoltzmannMachine(3, 2, visible=visible), 0.7)
+        assert isinstance(rbm, en.models.RestrictedBoltzmannMachine)
+        data = v.repeat(10_000, *[1] * (v.ndim - 1))
+        rule = en.ContrastiveDivergence(rbm, k=25, generator=generator())
+        value = -rbm.log_likelihood(v).mean()
+        expected = torch.autograd.grad(value, list(rbm.parameters()))
+        samples = rule.phases(v=data)[1].solution.state
+        assert not torch.equal(samples["v"], data)
+        spread = float(samples["v"].std(0).max())
+        for one, other in zip(gradient(rule, v=data).values(), expected, strict=True):
+            # a mean of 20,000 products whose spread is at most that of v; 6 of its deviations
+            assert float((one - other).abs().max()) < 6 * max(spread, 0.5) / 20_000**0.5
+        assert max(float(g.abs().max()) for g in expected) > 0.1
+
+
 def test_data_may_be_means_of_bits() -> None:
     """The clamped phase is at sigmoid(c + W v) whatever v; chains start from bits with these means."""
     rbm = restricted(4, 3)

@@ -230,3 +230,35 @@ def test_a_target_outside_the_domain_of_the_output_is_refused(name: str) -> None
     model = en.models.LayeredHopfield([3, 4, 2])
     with pytest.raises(en.StateError, match=r"'target'.*Unit\(2\).*\[0, 1\].*from 0 to 255"):
         RULES[name](model)(x=torch.rand(2, 3), target=torch.tensor([[0.0, 255.0], [0.0, 1.0]]))
+
+
+class Twice(en.Energy):
+    """E = |h - x - a - b|^2 / 2: what a and b are told is one node of a trace; c is told nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(x=en.Real(3), h=en.Real(3))
+        self.a, self.b, self.c = (nn.Parameter(torch.full((3,), v, dtype=torch.float64)) for v in (1, 2, 3))
+
+    def energy(self, x: Tensor, h: Tensor) -> Tensor:
+        return 0.5 * (h - x - self.a - self.b).square().sum(1)
+
+
+@pytest.mark.parametrize("make", [en.MaximumAPosteriori, lambda e: en.IncrementalPC(e, 0.0, steps=1)])
+def test_parameters_that_are_told_the_same_do_not_share_it(make: Any) -> None:
+    """Gradients that accumulate in the memory of one another would count twice."""
+    energy = Twice()
+    rule = make(energy)
+    x, h = (
+        torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in (0, 1)
+    )
+    for _ in range(2):
+        rule(x=x, h=h).backward()
+    grads = [energy.a.grad, energy.b.grad, energy.c.grad]
+    expected = 2 * (x + 3 - h).mean(0)
+    for grad, factor in zip(grads, (1, 1, 0), strict=True):
+        assert grad is not None
+        assert torch.allclose(grad, factor * expected, atol=1e-14)
+        grad.zero_()  # as an optimiser may
+    rule(x=x, h=h).backward()
+    assert energy.a.grad is not None and torch.allclose(energy.a.grad, expected / 2, atol=1e-14)
+    assert energy.c.grad is not None and not energy.c.grad.any()

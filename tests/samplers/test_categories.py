@@ -153,6 +153,7 @@ def test_every_sample_has_the_temperature_that_it_is_given() -> None:
     heat = torch.tensor([0.0, 1.5], dtype=F64).repeat(CHAINS)
     state, carry = flow.start, sampler.init(flow, flow.start)
     generator = torch.Generator().manual_seed(3)
+    released = torch.empty(0)
     for _ in range(25):
         state, carry, released = sampler.sample(flow, state, carry, generator, heat)
         assert released.isfinite().all()

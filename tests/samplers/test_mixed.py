@@ -255,3 +255,19 @@ def test_a_curvature_that_turns_negative_on_the_way_is_divergence() -> None:
         energy, start, solver=en.Gibbs(), max_steps=20, generator=torch.Generator().manual_seed(0)
     )
     assert end.status.tolist() == [en.Status.DIVERGED]
+
+
+def test_annealed_importance_sampling_of_real_units_and_bits() -> None:
+    """log Z of a Gaussian machine: enumeration of the bits, the real units integrated in closed form."""
+    e: Any = mixed("gaussian")
+    found = en.AnnealedImportanceSampling(e, steps=80, chains=500).estimate(
+        generator=torch.Generator().manual_seed(0)
+    )
+    with torch.no_grad():
+        h = all_states(e, ["h"])["h"]
+        free = h @ e.c + 0.5 * (e.variance * (e.b / e.variance + h @ e.W.T).square()).sum(1)
+        exact = (
+            free.logsumexp(0) + 0.5 * ((2 * torch.pi * e.variance).log() - e.b.square() / e.variance).sum()
+        )
+    assert float(found.standard_error) < 0.1
+    assert float((found.log_partition - exact).abs()) < 6 * float(found.standard_error)

@@ -46,7 +46,7 @@ def test_the_direction_of_bfgs_is_that_of_the_dense_update() -> None:
     changes[0, 1] = -changes[0, 1]  # not convex along it: left out
     positive = (here.weight.unsqueeze(1) * steps * changes).sum(2) > 0
     assert positive.tolist() == [[True, False, True], [True, True, True]]
-    found = en.LBFGS(history=3).combine(here, steps, changes, positive)
+    found = en.LBFGS(history=3).combine(here, *(t.unbind(1) for t in (steps, changes, positive)))
     for i in range(2):
         metric, free = np.diag(here.weight[i].numpy()), here.free[i].numpy()
         inverse = np.diag(here.scaled(torch.ones_like(here.point))[i].numpy())
@@ -67,7 +67,7 @@ def test_the_direction_of_anderson_leaves_the_least_force() -> None:
     changes = steps + 0.3 * normal(2, 3, 16, seed=5)
     changes[:, 1] = -changes[:, 1]
     known = torch.tensor([[True, False, True]] * 2)
-    found = en.Anderson(history=3).combine(here, steps, changes, known)
+    found = en.Anderson(history=3).combine(here, *(t.unbind(1) for t in (steps, changes, known)))
     rate = here.scaled(torch.ones_like(here.point)).numpy()
     for i in range(2):
         free = here.free[i].numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -174,6 +175,32 @@ def test_predicted_goes_from_what_is_known_in_any_order_of_terms() -> None:
     assert set(predicted(energy, {"a": value, "c": value})) == {"b"}
     assert predicted(en.terms.Leak(a=a), {"a": value}) == {}
     assert [t.target for t in chain_to("rule", sum_of(energy), "c")] == ["b", "c"]
+
+
+def test_any_directed_graph_even_with_a_circle_settles_where_algebra_says() -> None:
+    """a -> b, a -> c, b -> d, c -> d and back, d -> a: E = 1/2 z'Hz - pull'z by rows of errors; d held."""
+    torch.manual_seed(0)
+    sizes = {"a": 2, "b": 3, "c": 2, "d": 3}
+    variables = {name: en.Real(size) for name, size in sizes.items()}
+    ends = np.cumsum([0, *sizes.values()])
+    place = {name: slice(i, j) for name, i, j in zip(sizes, ends, ends[1:], strict=False)}
+    terms, hessian, pull = [], np.zeros((10, 10)), np.zeros(10)
+    for number, (source, target) in enumerate([("a", "b"), ("a", "c"), ("b", "d"), ("c", "d"), ("d", "a")]):
+        module, precision = nn.Linear(sizes[source], sizes[target]).double(), 0.5 + number
+        of = {name: variables[name] for name in (source, target)}
+        terms.append(Prediction(source, target, module, precision=precision, **of))
+        row = np.zeros((sizes[target], 10))  # the error is row z - bias
+        row[:, place[target]] = np.eye(sizes[target])
+        row[:, place[source]] = -module.weight.detach().numpy()
+        hessian += precision * row.T @ row
+        pull += precision * row.T @ module.bias.detach().numpy()
+    d = torch.randn(4, 3, dtype=F64)
+    solution = en.settle(en.Sum(terms), clamp={"d": d}, throw=True)
+    free, held = slice(0, 7), place["d"]
+    right = pull[free, None] - hessian[free, held] @ d.numpy().T
+    expected = np.linalg.solve(hessian[free, free], right).T
+    found = torch.cat([solution.state[name] for name in ("a", "b", "c")], 1).numpy()
+    assert found == pytest.approx(expected, abs=1e-8)
 
 
 def sum_of(energy: en.Energy) -> en.Energy:

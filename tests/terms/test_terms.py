@@ -177,3 +177,37 @@ def test_through_its_link_the_force_of_sparsity_is_exact() -> None:
 def test_bad_sparse_codes_are_refused(make: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         make()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_units_of_several_variables_are_coupled_as_those_of_one(masked: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(6, 6, generator=generator) < 0.6
+    mask = mask & mask.T if masked else None
+    together = en.terms.Coupling(mask, s=en.Spin(6)).double()
+    apart = en.terms.Coupling(mask, a=en.Spin(2), b=en.Spin(1, 3), c=en.Spin()).double()
+    for term in (together, apart):
+        with torch.no_grad():
+            term.weight.copy_(torch.randn(6, 6, dtype=F64, generator=torch.Generator().manual_seed(1)))
+    s = torch.randn(4, 6, dtype=F64, generator=generator)
+    state = {"a": s[:, :2], "b": s[:, 2:5].unsqueeze(1), "c": s[:, 5]}
+    assert torch.allclose(apart.energy(**state), together.energy(s=s))
+    force = apart.force(state, ["a", "b", "c"])
+    assert torch.allclose(
+        torch.cat([f.reshape(4, -1) for f in force.values()], 1), together.force({"s": s}, ["s"])["s"]
+    )
+    found, expected = (
+        torch.autograd.grad(e.sum(), term.weight)[0]
+        for e, term in ((apart.energy(**state), apart), (together.energy(s=s), together))
+    )
+    assert torch.allclose(found, expected)
+
+
+def test_variables_that_a_mask_leaves_apart_do_not_read_each_other() -> None:
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[0, 2] = mask[2, 0] = True
+    term = en.terms.Coupling(mask, a=en.Bit(1), b=en.Bit(1), c=en.Bit(2))
+    flow = en.ConditionalFlow(term, state={"a": torch.ones(1, 1)})
+    assert flow.forces.groups == (("a", "b"), ("c",))
+    with pytest.raises(TypeError, match="got none"):
+        en.terms.Coupling()

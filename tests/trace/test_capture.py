@@ -46,11 +46,20 @@ def by_filling(energy: en.Energy, s: Tensor) -> Tensor:
     return product.sum(1) + s.square().sum(1)
 
 
+def by_filling_with_parameters(energy: en.Energy, s: Tensor) -> Tensor:
+    product = -energy.W  # type: ignore[operator]
+    product[:1] = 0.0  # through a view that is read nowhere else
+    return (s * product).sum(1) + s.square().sum(1)
+
+
 @pytest.mark.parametrize(
-    "function", [by_size, by_length, by_value, by_drop_out, by_slices, by_filling], ids=lambda f: f.__name__
+    "function",
+    [by_size, by_length, by_value, by_drop_out, by_slices, by_filling, by_filling_with_parameters],
+    ids=lambda f: f.__name__,
 )
 def test_what_a_trace_cannot_follow_comes_from_autograd(function: object) -> None:
-    energy = Functional(function, s=en.Real(4))  # type: ignore[arg-type]
+    tensors = {"W": torch.arange(1.0, 5.0, dtype=torch.float64)}
+    energy = Functional(function, tensors, s=en.Real(4))  # type: ignore[arg-type]
     with pytest.warns(en.EagerFallback) as caught:
         check(energy, 7, 3, 9, 1)
     assert len(caught) == 1

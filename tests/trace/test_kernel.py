@@ -17,7 +17,7 @@ from helpers.functional import Functional
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PRODUCT = re.compile(r"\b(?:addmm|mm|bmm|mv|matmul|convolution)\b")
+PRODUCT = re.compile(r"\b(?:addmm_?|mm|bmm|mv|matmul|convolution)\b")
 SHAPES = {"x": (4,), "h": (5,), "y": (3,)}
 
 

@@ -1,4 +1,4 @@
-"""Figures, made through matplotlib's objects alone: no global state, no window."""
+"""How training and settling go."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-if TYPE_CHECKING:
-    import os
+from energynet.plot.canvas import COLOURS, panels
 
+if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
     from torch import Tensor
 
-# Okabe and Ito's palette, told apart with every kind of colour vision; markers and dashes differ as well.
-BLUE, VERMILION, GREEN, PURPLE, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
-_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
 _MARKERS = ("o", "s", "^", "D", "v")
 _DASHES = ("-", "--", "-.", ":", "-")
 
@@ -38,7 +34,7 @@ def accuracy(curves: Curves, title: str, judged_on: str = "test") -> Figure:
     judged_on
         The name of the data that it was measured on.
     """
-    figure, (axes,) = _figure(1, title)
+    figure, (axes,) = panels(1, title)
     _curves(axes, curves)
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"{judged_on} accuracy (%), error on a log scale")
@@ -71,7 +67,7 @@ def angle(curves: Curves, title: str) -> Figure:
     title
         What was learnt.
     """
-    figure, (axes,) = _figure(1, title)
+    figure, (axes,) = panels(1, title)
     # A log axis has no zero, and there is none to draw.
     curves = {label: [(x, y) for x, y in points if y > 0] for label, points in curves.items()}
     _curves(axes, curves)
@@ -120,7 +116,7 @@ def settling(
     steps
         What is counted along the axis.
     """
-    figure, (left, right) = _figure(2, title)
+    figure, (left, right) = panels(2, title)
     _fall(left, free, 0, "$E$")
     left.set_title("Free phase", fontsize="medium")
     left.set_ylabel("energy above where it settles")
@@ -137,39 +133,15 @@ def settling(
     return figure
 
 
-def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure as PNG.
-
-    Parameters
-    ----------
-    figure
-        What to write.
-    path
-        Where to.
-    """
-    FigureCanvasAgg(figure).print_figure(path, dpi=150)
-
-
-def _figure(columns: int, title: str) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(6.4 if columns == 1 else 9.6, 4.2), layout="constrained")
-    axes = list(figure.subplots(1, columns, squeeze=False)[0])
-    for each in axes:
-        each.spines[["top", "right"]].set_visible(False)
-        each.grid(color="0.9", linewidth=0.6)
-        each.set_axisbelow(True)
-    figure.suptitle(title)
-    return figure, axes
-
-
 def _curves(axes: Axes, curves: Curves) -> None:
     for number, (label, points) in enumerate(curves.items()):
-        style = number % len(_COLOURS)
+        style = number % len(COLOURS)
         # Rules may agree to the last digit: an earlier line is wider and shows on both sides of a later one.
         width = 1.2 + 0.6 * (len(curves) - 1 - number)
         axes.plot(
             [x for x, _ in points],
             [y for _, y in points],
-            color=_COLOURS[style],
+            color=COLOURS[style],
             linestyle=_DASHES[style],
             marker=_MARKERS[style],
             markersize=2.5 + width,
@@ -189,11 +161,11 @@ def _fall(axes: Axes, values: Tensor, style: int, label: str) -> None:
     low, middle, high = quantiles[:, :shown]
     middle = torch.where(middle > floor, middle, torch.nan)
     steps = range(shown)
-    axes.fill_between(steps, low.clamp(min=floor), high, color=_COLOURS[style], alpha=0.15, linewidth=0)
+    axes.fill_between(steps, low.clamp(min=floor), high, color=COLOURS[style], alpha=0.15, linewidth=0)
     axes.plot(
         steps,
         middle,
-        color=_COLOURS[style],
+        color=COLOURS[style],
         linestyle=_DASHES[style],
         marker=_MARKERS[style],
         markersize=3.5,

@@ -1,0 +1,215 @@
+"""Seven neurons learn to write SCIENCE, notice a spelling mistake, learn a second word and relearn the first.
+
+    python experiments/dybm_science/run.py           # some minutes of an idle core
+    python experiments/dybm_science/run.py --smoke   # two letters, for some seconds
+
+It leaves results.md and the figures beside this file, or in --out.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from figures import draw_learning, draw_mistake, draw_queues, draw_turns
+from torch import Tensor
+
+import energynet as en
+from energynet import data
+from energynet.models.traces import QUEUES
+from energynet.provenance import circumstances
+
+HERE = Path(__file__).parent
+SHOWN = (0, 10, 100, 500, 1000, 2000, 5000, 10_000, 20_000)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is run."""
+
+    word: str = "SCIENCE"
+    """The sequence: 5 columns for each letter, a neuron for each of 7 rows."""
+
+    wrong: str = "SCIENSE"
+    """The same with another letter."""
+
+    short: str = "ICE"
+    """What is learned in turn with its mirror image."""
+
+    seeds: int = 3
+    """Machines with delays and first weights of their own, for the default order of the queue."""
+
+    others: int = 1
+    """The same for the other orders."""
+
+    limit: int = 150_000
+    """Periods after which learning is given up."""
+
+    turns: int = 80
+    """The most turns of two sequences."""
+
+    smoke: bool = False
+    """A short word and few periods."""
+
+    out: Path = HERE
+    """Where the results go."""
+
+
+@dataclass
+class Lesson:
+    """How a sequence was learned: the recall after so many periods, and when it was right."""
+
+    model: en.models.DynamicBoltzmannMachine
+    """Who learned it."""
+
+    periods: int | None
+    """Of the first recall without an error; None where there was none."""
+
+    right: list[tuple[int, int]]
+    """Periods, and columns that recall had right."""
+
+    recalls: list[tuple[int, Tensor]]
+    """Periods, and what was recalled, at some of them."""
+
+    seconds: float = 0.0
+
+
+def machine(seed: int, queue: str = "newest") -> en.models.DynamicBoltzmannMachine:
+    """Seven neurons with random delays from 1 to 9, three traces of each kind, weights from N(0, 0.1^2)."""
+    generator = torch.Generator().manual_seed(seed)
+    delays = torch.randint(1, 10, (7, 7), generator=generator)
+    return en.models.DynamicBoltzmannMachine(
+        7, delays, (0.25, 0.5, 0.75), (0.25, 0.5, 0.75), queue=queue, generator=generator
+    ).double()
+
+
+def recalled(model: en.models.DynamicBoltzmannMachine, sequence: Tensor) -> Tensor:
+    """What follows one showing of a sequence, from nothing; the model stays as it is."""
+    return copy.deepcopy(model).reset().generate(len(sequence), cue=sequence, temperature=0)
+
+
+def taught(
+    model: en.models.DynamicBoltzmannMachine, sequence: Tensor, limit: int, every: int = 100
+) -> Lesson:
+    """Repeat a sequence until it is recalled without an error; recall is tried again and again."""
+    lesson, done, start = Lesson(model, None, [], []), 0, time.process_time()
+    while True:
+        made = recalled(model, sequence)
+        right = int((made == sequence).all(1).sum())
+        lesson.right.append((done, right))
+        if done in SHOWN or right == len(sequence):
+            lesson.recalls.append((done, made))
+        if right == len(sequence):
+            lesson.periods = done
+            break
+        if done >= limit:
+            break
+        more = 10 if done < 100 else every
+        model.learn(sequence.repeat(more, 1))
+        done += more
+    lesson.seconds = time.process_time() - start
+    return lesson
+
+
+def alternated(first: Tensor, second: Tensor, turns: int, limit: int) -> tuple[list[Lesson], bool]:
+    """Teach two sequences in turn, each until it is recalled, until the second no longer costs the first."""
+    model, lessons = machine(0), []
+    for _ in range(turns):
+        for sequence in (first, second):
+            lessons.append(taught(model, sequence, limit, every=20))
+            if lessons[-1].periods is None:
+                return lessons, False
+        if torch.equal(recalled(model, first), first):
+            return lessons, True
+    return lessons, False
+
+
+def shown(periods: int | None, limit: int) -> str:
+    """Periods as a cell of a table."""
+    return f"not within {limit:,}" if periods is None else f"{periods:,}"
+
+
+def lesson_rows(queue: str, seeds: int, sequence: Tensor, limit: int, lines: list[str]) -> list[Lesson]:
+    """Teach machines with one order of the queue, and note how it went."""
+    lessons = []
+    for seed in range(seeds):
+        lessons.append(taught(machine(seed, queue), sequence, limit))
+        most = max(right for _, right in lessons[-1].right)
+        lines.append(
+            f"| {queue} | {seed} | {shown(lessons[-1].periods, limit)} | {most} of {len(sequence)} "
+            f"| {lessons[-1].seconds:.0f} |"
+        )
+        print(lines[-1], flush=True)
+    return lessons
+
+
+def mistake(
+    speller: en.models.DynamicBoltzmannMachine, config: Config, sequence: Tensor, wrong: Tensor
+) -> list[str]:
+    """The surprise at each column of the word, of a misspelt one, and of the word again."""
+    shows = torch.cat([sequence, wrong, sequence])
+    surprise = -speller.reset().observe(sequence).log_likelihood(shows).detach()
+    length = len(sequence)
+    differs = (shows != sequence.repeat(3, 1)).any(1).nonzero().squeeze(1)
+    draw_mistake(shows, surprise, differs, config.out / "mistake.png")
+    usual = surprise[:length]
+    return [
+        f"- {config.word} as learned: {usual.mean():.4f} nats a column, at most {usual.max():.3f}",
+        f"- {config.wrong}: the first column that differs is {int(differs[0]) - length}, with "
+        f"{surprise[differs[0]]:.1f} nats; the largest is {surprise.max():.1f}, at column "
+        f"{int(surprise.argmax()) - length}",
+        f"- {config.word} after it: {surprise[2 * length :].max():.3f} nats at most",
+    ]
+
+
+def turn_rows(lessons: list[Lesson], both: bool, limit: int) -> list[str]:
+    """The turns as rows of a table, and how they ended."""
+    periods = [shown(lesson.periods, limit) for lesson in lessons]
+    periods += [""] * (len(periods) % 2)
+    rows = [f"| {1 + i // 2} | {periods[i]} | {periods[i + 1]} |" for i in range(0, len(periods), 2)]
+    kept = "Then both are recalled, each after its cue." if both else "The word is not yet kept meanwhile."
+    return [*rows, "", kept]
+
+
+def main(config: Config) -> None:
+    """Learn, look for the mistake, take turns, compare the orders of the queue."""
+    torch.set_num_threads(1)
+    if config.smoke:
+        config = Config("HI", "HE", "I", seeds=1, limit=200, turns=2, smoke=True, out=config.out)
+    sequence, wrong = (data.spelt(word).double() for word in (config.word, config.wrong))
+    config.out.mkdir(parents=True, exist_ok=True)
+    lines = ["# Seven neurons and a word", "", "Made by `python experiments/dybm_science/run.py`.", ""]
+    lines += [*circumstances(), "", "## Periods until recall, cued, is without an error", ""]
+    lines += [
+        "| weights in the queue | machine | periods | most columns right | CPU s |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    table = len(lines)
+
+    rows: list[str] = []
+    lessons = {"newest": lesson_rows("newest", config.seeds, sequence, config.limit, rows)}
+    draw_learning(sequence, lessons["newest"][0].recalls, config.out / "learning.png")
+
+    lines += ["", "## A spelling mistake", "", *mistake(lessons["newest"][0].model, config, sequence, wrong)]
+    short = data.spelt(config.short).double()
+    turns, both = alternated(short, short.flip(0), config.turns, config.limit)
+    draw_turns([lesson.periods for lesson in turns], config.out / "turns.png")
+    lines += ["", f"## Periods in turn for {config.short} and its mirror image", ""]
+    lines += ["| turn | word | mirror image |", "| --- | --- | --- |", *turn_rows(turns, both, config.limit)]
+    print("\n".join(lines), flush=True)
+
+    results = config.out / "results.md"
+    for queue in QUEUES:
+        if queue not in lessons:
+            lessons[queue] = lesson_rows(queue, config.others, sequence, config.limit, rows)
+        curves = {name: [lesson.right for lesson in each] for name, each in lessons.items()}
+        draw_queues(curves, len(sequence), config.out / "queues.png")
+        results.write_text("\n".join([*lines[:table], *rows, *lines[table:], ""]))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

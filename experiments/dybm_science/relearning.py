@@ -53,19 +53,18 @@ def main(config: Config) -> None:
         "",
     ]
     head += [*circumstances(), "", f"Periods until {config.word}, or its mirror image, is recalled.", ""]
-    head += ["| machine | word: first | second | last | mirror image: first | second | last | turns in all |"]
-    head += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    head += ["| machine | word: first | second | last | mirror image: first | second | last |"]
+    head += ["| --- | --- | --- | --- | --- | --- | --- |"]
     rows, curves = [], []
     for seed in range(config.machines):
-        lessons, both = alternated(word, word.flip(0), config.turns, config.limit, seed)
+        lessons, _ = alternated(word, word.flip(0), config.turns, config.limit, seed)
         periods = [lesson.periods for lesson in lessons]
         cells = [
             shown(p, config.limit)
             for kind in (0, 1)
             for p in [*periods[kind::2], 0][:2] + periods[kind::2][-1:]
         ]
-        turns = f"{len(periods) // 2}" if both else f"not within {(len(periods) + 1) // 2}"
-        rows.append(f"| {seed} | {' | '.join(cells)} | {turns} |")
+        rows.append(f"| {seed} | {' | '.join(cells)} |")
         print(rows[-1], flush=True)
         curves.append(periods)
     (config.out / "relearning.md").write_text("\n".join([*head, *rows, ""]))

@@ -78,7 +78,9 @@ def main(config: Config) -> None:
             )
         axes.set(title=name, xlabel="turn", yscale="log")
         axes.xaxis.get_major_locator().set_params(integer=True)
-    panels[1].legend(title="machine", frameon=False, fontsize=8)
+    figure.legend(
+        *panels[1].get_legend_handles_labels(), title="machine", frameon=False, loc="outside right center"
+    )
     panels[0].set_ylabel("periods until it is recalled")
     figure.savefig(config.out / "relearning.png", dpi=110)
     plt.close(figure)

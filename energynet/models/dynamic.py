@@ -322,8 +322,8 @@ class DynamicBoltzmannMachine(Dynamic):
         mu^a, so that beta is the part of gamma that is in the queue; ``"oldest"`` by mu^(d - a), so that what
         is about to arrive weighs most. ``"printed"`` is (7) of the paper, mu^-a, where the oldest weighs most
         too, and ``"program"`` is the authors' program, mu^(a - d), where the newest does; these grow with the
-        length of the queue, up to 4^8 for mu = 1/4 and d = 9, and learn much more slowly, as
-        experiments/dybm_science shows.
+        length of the queue, up to 4^8 for mu = 1/4 and d = 9, and learn more slowly or not at all:
+        experiments/dybm_science.
     generator
         Of the first parameters, each drawn from N(0, 0.1^2), the authors' choice.
 

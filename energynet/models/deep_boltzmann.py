@@ -146,7 +146,11 @@ class DeepBoltzmannMachine(Machine):
                 partition = self.log_partition(
                     how, base=base, steps=steps, chains=chains, generator=generator
                 )
-            if method != "ais":
+            if (
+                len(self.hidden) == 1
+            ):  # independent units: mean field would be exact, and nothing is left to anneal
+                found = -self.free_energy(v, **given)
+            elif method != "ais":
                 found = -self.infer(self.data(v, given)["v"]).energy
             else:
                 annealing = AnnealedImportanceSampling(

@@ -90,7 +90,8 @@ class DeepBoltzmannMachine(Machine):
         Returns
         -------
         Solution
-            Means by name; with ``order=1`` minus its energy is a lower bound of log sum_h exp(-E(v, h)).
+            Means by name; with ``order=1``, given bits, minus its energy is a lower bound of
+            log sum_h exp(-E(v, h)).
         """
         return settle(MeanField(self, order), clamp={"v": v}, **options)
 

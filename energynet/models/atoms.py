@@ -43,12 +43,16 @@ class Domain:
     ----------
     project
         The nearest dictionary that is allowed.
+    start
+        From a dictionary at random to the first one: not always its projection, in which an atom with no
+        number above zero would be zero, and stay so, for its codes have no effect.
     minimise
         From the present dictionary and the sums ``A`` of a a' and ``B`` of x a' to the allowed one of least
         error, |W A^(1/2)|^2 / 2 - <W, B>; None where that has no closed form.
     """
 
     project: Callable[[Tensor], Tensor]
+    start: Callable[[Tensor], Tensor]
     minimise: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
 
@@ -69,10 +73,10 @@ def _procrustes(weight: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
 
 
 ATOMS: dict[str, Domain] = {
-    "unit": Domain(unit),
-    "nonnegative": Domain(nonnegative),
-    "orthonormal": Domain(orthonormal, _procrustes),
-    "free": Domain(free, _least_squares),
+    "unit": Domain(unit, unit),
+    "nonnegative": Domain(nonnegative, lambda weight: unit(weight.abs())),
+    "orthonormal": Domain(orthonormal, orthonormal, _procrustes),
+    "free": Domain(free, free, _least_squares),
 }
 _STEPS = 20  # of projected gradient descent, where the next codes change the problem anyway
 

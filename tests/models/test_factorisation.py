@@ -64,6 +64,15 @@ def test_codes_and_atoms_from_zero_up_are_nmf() -> None:
     assert 0.5 * (error**2).sum() <= theirs * (1 + 1e-3)
 
 
+def test_no_nonnegative_atom_starts_at_zero() -> None:
+    """Such an atom has no force on its code, and would stay; of two numbers one in four had none above zero."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weight = nonnegative_factors(2, 100).weight
+    assert bool((weight > 0).all())
+    assert torch.allclose(weight.norm(dim=0), torch.ones(100))
+
+
 def test_heavy_tails_and_orthonormal_atoms_are_ica() -> None:
     """The sources of a mixture, as FastICA finds them, up to their order and signs."""
     random = np.random.default_rng(2)

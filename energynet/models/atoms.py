@@ -20,8 +20,10 @@ def unit(weight: Float[Tensor, "inputs atoms"]) -> Float[Tensor, "inputs atoms"]
 
 
 def nonnegative(weight: Float[Tensor, "inputs atoms"]) -> Float[Tensor, "inputs atoms"]:
-    """Numbers below 0 become 0, then unit norm."""
-    return unit(weight.clamp(min=0.0))
+    """Numbers below 0 become 0, then unit norm; of an atom without one above 0 the largest becomes 1."""
+    positive = weight.clamp(min=0.0)
+    largest = functional.one_hot(weight.argmax(0), len(weight)).mT.to(weight)
+    return unit(torch.where(positive.any(0), positive, largest))
 
 
 def orthonormal(weight: Float[Tensor, "inputs atoms"]) -> Float[Tensor, "inputs atoms"]:

@@ -147,6 +147,15 @@ def test_projections_are_the_nearest_points() -> None:
         for _ in range(200):
             other = ATOMS[name].project(near + 0.1 * torch.randn(6, 4, dtype=F64, generator=generator))
             assert (other - weight).norm() >= distance
+    for mixed in (weight, -weight.abs()):
+        near = ATOMS["nonnegative"].project(mixed)
+        assert bool((near >= 0).all())
+        assert torch.allclose(near.norm(dim=0), torch.ones(4, dtype=F64))
+        for _ in range(200):
+            other = torch.randn(6, 4, dtype=F64, generator=generator).abs()
+            other = torch.lerp(near, other / other.norm(dim=0), 0.2)
+            apart = (other / other.norm(dim=0) - mixed).norm(dim=0)
+            assert bool((apart >= (near - mixed).norm(dim=0)).all())
     zero = torch.zeros(3, 1)
     assert torch.equal(ATOMS["unit"].project(zero), zero)
 

@@ -28,7 +28,6 @@ LAYERS = [
         "flow",
         "hessian",
         "lifted",
-        "packing",
         "factorial",
         "conditional",
         "energies",

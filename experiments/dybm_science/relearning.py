@@ -1,6 +1,6 @@
 """Several machines learn a short word and its mirror image in turn.
 
-    python experiments/dybm_science/relearning.py    # a minute or two of an idle core
+    python experiments/dybm_science/relearning.py    # half a minute of an idle core
 
 It leaves relearning.md and relearning.png beside this file, or in --out.
 """
@@ -13,12 +13,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 import tyro
-from run import BLUE, VERMILION, alternated, shown
+from run import alternated, shown
 
 from energynet import data
 from energynet.provenance import circumstances
 
 HERE = Path(__file__).parent
+MARKERS = "os^Dv"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Config:
     machines: int = 5
     """With delays and first weights of their own."""
 
-    turns: int = 80
+    turns: int = 20
     """The most turns."""
 
     limit: int = 20_000
@@ -52,32 +53,34 @@ def main(config: Config) -> None:
         "",
     ]
     head += [*circumstances(), "", f"Periods until {config.word}, or its mirror image, is recalled.", ""]
-    head += ["| machine | word: first | second | last | mirror image: first | second | last | turns in all |"]
-    head += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    head += ["| machine | word: first | second | last | mirror image: first | second | last |"]
+    head += ["| --- | --- | --- | --- | --- | --- | --- |"]
     rows, curves = [], []
     for seed in range(config.machines):
-        lessons, both = alternated(word, word.flip(0), config.turns, config.limit, seed)
+        lessons, _ = alternated(word, word.flip(0), config.turns, config.limit, seed)
         periods = [lesson.periods for lesson in lessons]
         cells = [
             shown(p, config.limit)
             for kind in (0, 1)
             for p in [*periods[kind::2], 0][:2] + periods[kind::2][-1:]
         ]
-        turns = f"{len(periods) // 2}" if both else f"not within {(len(periods) + 1) // 2}"
-        rows.append(f"| {seed} | {' | '.join(cells)} | {turns} |")
+        rows.append(f"| {seed} | {' | '.join(cells)} |")
         print(rows[-1], flush=True)
         curves.append(periods)
     (config.out / "relearning.md").write_text("\n".join([*head, *rows, ""]))
 
     figure, panels = plt.subplots(1, 2, figsize=(8, 3), sharey=True, layout="constrained")
-    for axes, kind, name, colour in zip(
-        panels, (0, 1), ("the word", "its mirror image"), (BLUE, VERMILION), strict=True
-    ):
+    for axes, kind, name in zip(panels, (0, 1), ("the word", "its mirror image"), strict=True):
         for number, periods in enumerate(curves):
             known = [p for p in periods[kind::2] if p is not None]
-            axes.plot(range(1, len(known) + 1), known, ".-", color=colour, lw=0.9, alpha=0.95 - 0.15 * number)
+            axes.plot(
+                range(1, len(known) + 1), known, MARKERS[number % 5] + "-", ms=4, lw=0.9, label=f"{number}"
+            )
         axes.set(title=name, xlabel="turn", yscale="log")
         axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(
+        *panels[1].get_legend_handles_labels(), title="machine", frameon=False, loc="outside right center"
+    )
     panels[0].set_ylabel("periods until it is recalled")
     figure.savefig(config.out / "relearning.png", dpi=110)
     plt.close(figure)

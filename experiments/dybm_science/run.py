@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +28,7 @@ from energynet.models.traces import QUEUES
 from energynet.provenance import circumstances
 
 HERE = Path(__file__).parent
-BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-Curve = Sequence[tuple[int, int]]
+BLUE, VERMILION = "#0072B2", "#D55E00"
 SHOWN = (0, 10, 100, 500, 1000, 2000, 5000, 10_000, 20_000)
 
 
@@ -195,31 +194,6 @@ def draw_learning(sequence: Tensor, recalls: Sequence[tuple[int, Tensor]], path:
     plt.close(figure)
 
 
-def draw_queues(curves: Mapping[str, Sequence[Curve]], columns: int, path: Path) -> None:
-    """Columns that recall has right, over periods, for each order of the queue."""
-    figure, panels = plt.subplots(
-        1,
-        len(curves),
-        figsize=(2.7 * len(curves) + 0.8, 2.8),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for axes, (name, each), colour in zip(
-        panels[0], curves.items(), (BLUE, VERMILION, GREEN, PURPLE), strict=False
-    ):
-        for number, curve in enumerate(each):
-            periods, right = zip(*curve, strict=True)
-            axes.plot(periods, right, color=colour, lw=0.9, alpha=0.9 - 0.15 * number)
-            axes.plot(periods[-1], right[-1], "o" if right[-1] == columns else "x", color=colour, ms=5)
-        axes.axhline(columns, color="0.7", lw=0.8, zorder=0)
-        axes.set_xscale("symlog", linthresh=100)
-        axes.set(title=name, xlabel="periods", ylim=(-1, columns + 2))
-    panels[0][0].set_ylabel(f"columns right, of {columns}")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
 def draw_mistake(shows: Tensor, surprise: Tensor, differs: Tensor, path: Path) -> None:
     """What is shown, and minus the log-likelihood of each column."""
     figure, (image, curve) = plt.subplots(
@@ -277,10 +251,10 @@ def main(config: Config) -> None:
     table = len(lines)
 
     rows: list[str] = []
-    lessons = {"newest": lesson_rows("newest", config.seeds, sequence, config.limit, rows)}
-    draw_learning(sequence, lessons["newest"][0].recalls, config.out / "learning.png")
+    speller = lesson_rows("newest", config.seeds, sequence, config.limit, rows)[0]
+    draw_learning(sequence, speller.recalls, config.out / "learning.png")
 
-    lines += ["", "## A spelling mistake", "", *mistake(lessons["newest"][0].model, config, sequence, wrong)]
+    lines += ["", "## A spelling mistake", "", *mistake(speller.model, config, sequence, wrong)]
     short = data.spelt(config.short).double()
     turns, both = alternated(short, short.flip(0), config.turns, config.limit)
     draw_turns([lesson.periods for lesson in turns], config.out / "turns.png")
@@ -290,10 +264,8 @@ def main(config: Config) -> None:
 
     results = config.out / "results.md"
     for queue in QUEUES:
-        if queue not in lessons:
-            lessons[queue] = lesson_rows(queue, config.others, sequence, config.limit, rows)
-        curves = {name: [lesson.right for lesson in each] for name, each in lessons.items()}
-        draw_queues(curves, len(sequence), config.out / "queues.png")
+        if queue != "newest":
+            lesson_rows(queue, config.others, sequence, config.limit, rows)
         results.write_text("\n".join([*lines[:table], *rows, *lines[table:], ""]))
 
 

@@ -165,6 +165,12 @@ def test_memory_neurons_kept_have_the_same_energy_at_their_best(power: int, inte
         best = en.settle(model, clamp={"s": s}, solver=en.Glauber(), until=en.Stationary(atol=0.0))
         assert (best.status == en.Status.CONVERGED).all()
         assert torch.allclose(best.energy, dense({"s": s}), rtol=0, atol=1e-11)
+        begin = {"h": torch.full((6, 4), 0.25, dtype=F64)}
+        flow = en.ConditionalFlow(model, {"s": s}, begin)
+        fall = model({"s": s, **begin}) - best.energy
+        released = flow.residual(flow.start, flow.velocity(flow.start))
+        if model.variables["h"].link is not None:  # all of such a layer count as one unit
+            assert torch.allclose(released, fall, rtol=0, atol=1e-11)
         for size in (1e-3, 0.1):
             noise = size * torch.randn(6, 4, dtype=F64, generator=torch.Generator().manual_seed(2))
             other = model.variables["h"].project(best.state["h"] + noise)

@@ -135,3 +135,33 @@ def test_what_it_cannot_move_is_refused() -> None:
     flow = en.CoordinateDescent().flow(bowl, f)
     with pytest.raises(en.SettlingError, match="nothing can be differentiated"):
         en.CoordinateDescent().init(flow, flow.start)
+
+
+@pytest.mark.parametrize(
+    "solver", [en.Proximal(), en.Proximal(accelerate=False), en.ADMM()], ids=["FISTA", "ISTA", "ADMM"]
+)
+def test_gradients_through_the_steps_are_those_of_finite_differences(solver: en.Solver) -> None:
+    """Also through the Hessian, its inverse and its Gram form, which depend on the parameters."""
+    weight, x = draw(9, 6, 3)
+    energy = with_dictionary(lasso(6, en.Real(3)), weight)
+    data = {"x": torch.from_numpy(x), "target": torch.ones(3, 3, dtype=F64)}
+    cost = en.SquaredError("a")
+    rule = en.Unrolled(energy, cost, 300, solver=solver)
+    rule.zero_grad()
+    rule(**data).backward()
+    parameter = next(energy.parameters())
+    gradient = parameter.grad
+    assert gradient is not None
+
+    def level() -> float:
+        code = en.settle(energy, clamp={"x": data["x"]}, solver=en.Proximal(), max_steps=5000).state["a"]
+        return float(0.5 * (code - 1).square().sum(1).mean())
+
+    for place in ((0, 0), (2, 1), (5, 2)):
+        levels = []
+        for shift in (1e-5, -1e-5):
+            with torch.no_grad():
+                parameter[place] += shift
+                levels.append(level())
+                parameter[place] -= shift
+        assert float(gradient[place]) == pytest.approx((levels[0] - levels[1]) / 2e-5, abs=1e-6)

@@ -189,3 +189,19 @@ def test_every_public_solver_is_tried() -> None:
         if isinstance(getattr(en, name), type) and issubclass(getattr(en, name), en.Solver)
     }
     assert public - {en.Solver, en.Sampler} == tried
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_default_dtype_of_torch_has_no_say(name: str) -> None:
+    family = next(f for f in FAMILIES if refusal(name, problem_of(f, torch.float32)) is None)
+    problem = problem_of(family, torch.float32)
+    expected = settle(problem, EVERY[name](), torch.float32, 12).state
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = settle(problem, EVERY[name](), torch.float32, 12).state
+    finally:
+        torch.set_default_dtype(before)
+    for key, value in expected.items():
+        assert torch.equal(found[key], value)
+        assert found[key].dtype == value.dtype

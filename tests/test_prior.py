@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import final
+
 import numpy as np
 import pytest
 import torch
@@ -100,3 +102,31 @@ def test_priors_by_name() -> None:
     assert len({*EVERY, en.Laplace()}) == 4
     with pytest.raises(ValueError, match="one of 'laplace', 'l0', 'cauchy', 'logcosh' or a Prior, got 'x'"):
         prior_of(None, "x")
+
+
+@final
+class Logarithmic(en.Prior):
+    """S = log(1 + scale |a|): a kink at zero, and by its slope alone."""
+
+    smooth, convex = False, False
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def penalty(self, value: torch.Tensor) -> torch.Tensor:
+        return (self.scale * value.abs()).log1p()
+
+    def slope(self, value: torch.Tensor) -> torch.Tensor:
+        return self.scale * value.sign() / (1 + self.scale * value.abs())
+
+
+def test_a_prior_of_ones_own_with_a_kink_has_exact_zeros_and_its_numbers_tell_it_apart() -> None:
+    """Against a grid, where s + step * slope(s) rises: step * scale^2 is below 1."""
+    prior, value = Logarithmic(0.9), torch.tensor([-3.0, -0.9, -0.3, 0.0, 0.5, 0.88, 0.95, 2.0], dtype=F64)
+    found = prior.proximal(value, 1.0)
+    assert (found == 0).tolist() == (value.abs() <= 0.9).tolist()
+    grid = torch.linspace(-4, 4, 160_001, dtype=F64)
+    least = (prior.penalty(grid) + 0.5 * (grid - value.unsqueeze(1)).square()).argmin(1)
+    assert torch.allclose(found, grid[least], atol=1e-4)
+    assert prior == Logarithmic(0.9)
+    assert prior != Logarithmic(0.8)

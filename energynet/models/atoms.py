@@ -20,8 +20,10 @@ def unit(weight: Float[Tensor, "inputs atoms"]) -> Float[Tensor, "inputs atoms"]
 
 
 def nonnegative(weight: Float[Tensor, "inputs atoms"]) -> Float[Tensor, "inputs atoms"]:
-    """Numbers below 0 become 0, then unit norm."""
-    return unit(weight.clamp(min=0.0))
+    """Numbers below 0 become 0, then unit norm; of an atom without one above 0 the largest becomes 1."""
+    positive = weight.clamp(min=0.0)
+    largest = functional.one_hot(weight.argmax(0), len(weight)).mT.to(weight)
+    return unit(torch.where(positive.any(0), positive, largest))
 
 
 def orthonormal(weight: Float[Tensor, "inputs atoms"]) -> Float[Tensor, "inputs atoms"]:
@@ -43,12 +45,16 @@ class Domain:
     ----------
     project
         The nearest dictionary that is allowed.
+    start
+        From a dictionary at random to the first one: not always its projection, in which an atom with no
+        number above zero would be zero, and stay so, for its codes have no effect.
     minimise
         From the present dictionary and the sums ``A`` of a a' and ``B`` of x a' to the allowed one of least
         error, |W A^(1/2)|^2 / 2 - <W, B>; None where that has no closed form.
     """
 
     project: Callable[[Tensor], Tensor]
+    start: Callable[[Tensor], Tensor]
     minimise: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
 
@@ -69,10 +75,10 @@ def _procrustes(weight: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
 
 
 ATOMS: dict[str, Domain] = {
-    "unit": Domain(unit),
-    "nonnegative": Domain(nonnegative),
-    "orthonormal": Domain(orthonormal, _procrustes),
-    "free": Domain(free, _least_squares),
+    "unit": Domain(unit, unit),
+    "nonnegative": Domain(nonnegative, lambda weight: unit(weight.abs())),
+    "orthonormal": Domain(orthonormal, orthonormal, _procrustes),
+    "free": Domain(free, free, _least_squares),
 }
 _STEPS = 20  # of projected gradient descent, where the next codes change the problem anyway
 

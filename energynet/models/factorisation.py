@@ -30,10 +30,7 @@ def principal_components(n_inputs: int, n_components: int) -> SparseCoding:
 
 def nonnegative_factors(n_inputs: int, n_components: int, sparsity: float = 0.0) -> SparseCoding:
     """NMF: codes and atoms from 0 up (Lee and Seung 1999, Nature 401:788)."""
-    model = SparseCoding(n_inputs, n_components, sparsity, nonnegative=True, atoms="nonnegative")
-    with torch.no_grad():
-        model.weight.abs_()
-    return model
+    return SparseCoding(n_inputs, n_components, sparsity, nonnegative=True, atoms="nonnegative")
 
 
 def independent_components(n_inputs: int, *, variance: float = 0.5) -> SparseCoding:

@@ -56,7 +56,8 @@ class LinearModel(Composite):
         self.reconstruction = Reconstruction(
             "a", "x", variance=variance, learn_variance=learn_variance, a=codes, x=x
         )
-        self.project_()
+        with torch.no_grad():
+            self.weight.copy_(ATOMS[atoms].start(self.weight))
 
     @property
     def weight(self) -> nn.Parameter:

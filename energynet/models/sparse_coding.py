@@ -121,7 +121,7 @@ class SparseCoding(LinearModel):
             By default `Proximal` for a convex prior with a kink, `CoordinateDescent` for one that is not
             convex, which finds minima in every atom, and what `settle` chooses for a smooth one.
         max_steps, until, record
-            As in `settle`; until stationary by default, at gaps of the order of rounding.
+            As in `settle`; until stationary by default.
         """
         if solver is None and not self.penalty.prior.smooth:
             solver = Proximal() if self.penalty.convex else CoordinateDescent()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Self
 
 import numpy as np
@@ -30,8 +31,10 @@ class _Coder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """The codes of the rows of X, (rows, atoms)."""
         check_is_fitted(self)
         X = np.asarray(validate_data(self, X, dtype=[np.float64, np.float32], reset=False))
-        data = torch.tensor(X)
-        code: np.ndarray = self.model_.to(data).infer(data, solver=self.solver).state["a"].numpy()
+        data, model = torch.tensor(X), self.model_
+        if model.weight.dtype != data.dtype:  # the one that was fitted stays as it is
+            model = copy.deepcopy(model).to(data.dtype)
+        code: np.ndarray = model.infer(data, solver=self.solver).state["a"].numpy()
         return code
 
     def inverse_transform(self, X: Any) -> np.ndarray:

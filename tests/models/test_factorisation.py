@@ -64,6 +64,15 @@ def test_codes_and_atoms_from_zero_up_are_nmf() -> None:
     assert 0.5 * (error**2).sum() <= theirs * (1 + 1e-3)
 
 
+def test_no_nonnegative_atom_starts_at_zero() -> None:
+    """Such an atom has no force on its code, and would stay; of two numbers one in four had none above zero."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weight = nonnegative_factors(2, 100).weight
+    assert bool((weight > 0).all())
+    assert torch.allclose(weight.norm(dim=0), torch.ones(100))
+
+
 def test_heavy_tails_and_orthonormal_atoms_are_ica() -> None:
     """The sources of a mixture, as FastICA finds them, up to their order and signs."""
     random = np.random.default_rng(2)
@@ -138,6 +147,15 @@ def test_projections_are_the_nearest_points() -> None:
         for _ in range(200):
             other = ATOMS[name].project(near + 0.1 * torch.randn(6, 4, dtype=F64, generator=generator))
             assert (other - weight).norm() >= distance
+    for mixed in (weight, -weight.abs()):
+        near = ATOMS["nonnegative"].project(mixed)
+        assert bool((near >= 0).all())
+        assert torch.allclose(near.norm(dim=0), torch.ones(4, dtype=F64))
+        for _ in range(200):
+            other = torch.randn(6, 4, dtype=F64, generator=generator).abs()
+            other = torch.lerp(near, other / other.norm(dim=0), 0.2)
+            apart = (other / other.norm(dim=0) - mixed).norm(dim=0)
+            assert bool((apart >= (near - mixed).norm(dim=0)).all())
     zero = torch.zeros(3, 1)
     assert torch.equal(ATOMS["unit"].project(zero), zero)
 

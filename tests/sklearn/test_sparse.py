@@ -74,6 +74,15 @@ def test_codes_are_those_of_the_coder_of_scikit_learn(nonnegative: bool) -> None
     assert list(coder.get_feature_names_out()[:2]) == ["sparsecoder0", "sparsecoder1"]
 
 
+def test_rows_of_another_dtype_leave_the_dictionary_as_it_was() -> None:
+    dictionary, X = draw(3, 20, 8, 12)
+    coder = en.sklearn.SparseCoder(dictionary).fit(X)
+    before = coder.transform(X)
+    assert coder.transform(X.astype(np.float32)).dtype == np.float32
+    assert np.array_equal(coder.components_, dictionary)
+    assert np.array_equal(coder.transform(X), before)
+
+
 def objective(X: np.ndarray, dictionary: np.ndarray, sparsity: float) -> float:
     code = en.sklearn.SparseCoder(dictionary, sparsity).fit_transform(X)
     return float(0.5 * ((X - code @ dictionary) ** 2).sum(1).mean() + sparsity * np.abs(code).sum(1).mean())

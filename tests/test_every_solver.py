@@ -27,7 +27,10 @@ def problem_of(family: str, dtype: torch.dtype = torch.float64) -> Problem:
 def refusal(solver: str, problem: Problem) -> str | None:
     """What the error of a pair that makes no sense has to say."""
     if solver in DISCRETE:
-        if not (problem.discrete or problem.normal):
+        if solver == "Gibbs random" and problem.leaky:
+            return r"scan='random'.*systematic"
+        cold = solver in ("Glauber, cold", "Synchronous")
+        if not (problem.discrete or problem.normal or (problem.leaky and cold)):
             return r"(quadratic in .*|without a link; .* is )(Real|NonNegative|Unit|Interval)\(.*Langevin"
         pairs = all(isinstance(v, (en.Bit, en.Spin)) for v in problem.energy.variables.values())
         return None if pairs or solver != "Gibbs random" else r"scan='random'.*systematic"

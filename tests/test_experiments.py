@@ -39,6 +39,11 @@ def test_smoke(script: Path, tmp_path: Path) -> None:
 
 
 def test_there_are_experiments() -> None:
-    assert {"accuracy", "minimisers", "predictive_mnist", "deep_residual", "equivalence"} <= {
-        script.parent.name for script in SCRIPTS
-    }
+    assert {
+        "accuracy",
+        "minimisers",
+        "predictive_mnist",
+        "deep_residual",
+        "equivalence",
+        "error_coordinates",
+    } <= {script.parent.name for script in SCRIPTS}

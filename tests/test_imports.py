@@ -21,6 +21,7 @@ LAYERS = [
     {
         "clamp",
         "couplings",
+        "packing",
         "quadratic",
         "dynamics",
         "forces",

@@ -30,8 +30,9 @@ class _TwoLayers(Machine):
         self.given = tuple(given)
         self.coupling = Bilinear("v", "h", v=visible, h=hidden)
         self.fields = nn.ModuleDict({"v": Field(v=visible), "h": Field(h=hidden)})
-        graded = [name for name in ("v", "h") if isinstance(self.variables[name], Continuous)]
-        self.leaks = nn.ModuleDict({name: Leak(**{name: self.variables[name]}) for name in graded})
+        layers = {"v": visible, "h": hidden}
+        graded = {name: layer for name, layer in layers.items() if isinstance(layer, Continuous)}
+        self.leaks = nn.ModuleDict({name: Leak(**{name: layer}) for name, layer in graded.items()})
         nn.init.normal_(self.coupling.weight, std=0.01)
 
     def parts(self) -> tuple[tuple[float, Energy], ...]:

@@ -54,7 +54,7 @@ class RBM(BernoulliRBM):
             Bits, (rows, features), dense or sparse; not checked.
         """
         check_is_fitted(self)
-        v = validate_data(self, X, accept_sparse="csr", reset=False, dtype=(np.float64, np.float32))
+        v: Any = validate_data(self, X, accept_sparse="csr", reset=False, dtype=(np.float64, np.float32))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         return np.concatenate([self._scored(v[rows], seed) for rows in gen_batches(v.shape[0], _ROWS)])
 

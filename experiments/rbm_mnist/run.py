@@ -195,7 +195,7 @@ def tiles(pictures: Tensor, path: Path, *, signed: bool, columns: int = 10) -> N
         grid[top : top + side, left : left + side] = picture.reshape(side, side)
     limit = float(pictures.abs().quantile(0.995)) if signed else 1.0
     colours = mpl.colormaps["RdBu_r" if signed else "gray"].with_extremes(bad="0.6")
-    figure, axes = plt.subplots(figsize=(0.62 * columns, 0.62 * rows), layout="constrained")
+    figure, axes = plt.subplots(figsize=(0.62 * columns + 1.1 * signed, 0.62 * rows), layout="constrained")
     drawn = axes.imshow(grid, cmap=colours, vmin=-limit if signed else 0.0, vmax=limit)
     axes.set_axis_off()
     if signed:
@@ -226,7 +226,7 @@ def curve(found: list[Judged], path: Path) -> None:
     axes.set(xlabel="epoch", ylabel="log-likelihood, nats per image")
     if len(found) > 2:
         axes.set_ylim(max(min(upper[1:]) - 5, -200), max(-82.0, max(upper) + 3))
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="upper left", bbox_to_anchor=(0.0, 0.92), fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -46,6 +46,7 @@ def test_the_direction_of_bfgs_is_that_of_the_dense_update() -> None:
     changes[0, 1] = -changes[0, 1]  # not convex along it: left out
     positive = (here.weight.unsqueeze(1) * steps * changes).sum(2) > 0
     assert positive.tolist() == [[True, False, True], [True, True, True]]
+    positive[1, 0] = False  # as after it was forgotten
     found = en.LBFGS(history=3).combine(here, *(t.unbind(1) for t in (steps, changes, positive)))
     for i in range(2):
         metric, free = np.diag(here.weight[i].numpy()), here.free[i].numpy()

@@ -294,3 +294,36 @@ def test_energies_with_known_kinks_and_flows_without_an_energy_are_refused(solve
 
     with pytest.raises(en.SettlingError, match=f"{type(solver).__name__} needs the energy of a flow"):
         solver.init(Still(), {"s": torch.ones(1, 2)})
+
+
+@pytest.mark.parametrize("solver", [en.LBFGS(2), en.Anderson(2)], ids=["lbfgs", "anderson"])
+def test_a_refused_step_leaves_no_trace_in_the_memory(solver: Any) -> None:
+    """Beyond zero c (s - log s) is NaN, and so would be every direction made of what was there: at c = 100."""
+    energy = Functional(lambda e, s, c: (c * (s - s.log())).sum(1), s=en.Real(1), c=en.Real(1))
+    clamp = {"c": torch.tensor([[100.0], [1.0]], dtype=F64)}
+    flow = solver.flow(energy, clamp, {"s": torch.full((2, 1), 1.5, dtype=F64)})
+    with torch.no_grad():
+        state, carry, _ = solver.step(flow, flow.start, solver.init(flow, flow.start), None)
+    assert carry["refused"].tolist() == [1, 0]
+    assert torch.equal(state["s"][0], flow.start["s"][0])
+    assert state["s"][1] != flow.start["s"][1]
+    for name in ("steps", "changes"):
+        newest = carry["memory"][name][-1]
+        assert newest[0] == 0
+        assert newest[1] != 0
+    assert (carry["memory"]["curvature"][:, -1] > 0).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("taus", [(1.0, 1.0), (3.0, 3.0), (3.0, 50.0)])
+@pytest.mark.parametrize("bounded", [False, True])
+def test_the_residual_is_that_of_the_flow(taus: tuple[float, float], bounded: bool) -> None:
+    first = en.NonNegative(4, tau=taus[0]) if bounded else en.Real(4, tau=taus[0])
+    energy = Quadratic(definite(8, condition=10), first, en.Real(4, tau=taus[1]))
+    solver = en.LBFGS()
+    flow = solver.flow(energy, {"f": normal(3, 8, seed=1)})
+    with torch.no_grad():
+        point, carry = flow.start, solver.init(flow, flow.start)
+        for _ in range(3):
+            point, carry, residual = solver.step(flow, point, carry, None)
+            expected = flow.residual(point, flow.velocity(point))
+            assert torch.allclose(residual, expected, rtol=1e-9)

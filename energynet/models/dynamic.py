@@ -79,8 +79,8 @@ class Dynamic(Energy):
         """Ascend the log-likelihood of each tick in turn, by AdaGrad; the traces run on.
 
         Queues, traces and the sums of squared gradients go on from where they are, so a sequence may come in
-        parts, and calling again repeats it. A call costs as much as a dozen ticks: repeat a short sequence
-        within one, as in ``learn(sequence.repeat(100, 1))``.
+        parts, and calling again repeats it. A call costs as much as some tens of ticks of few neurons: repeat
+        a short sequence within one, as in ``learn(sequence.repeat(100, 1))``.
 
         Parameters
         ----------
@@ -128,7 +128,7 @@ class Dynamic(Energy):
                     torch.mul(axons, across, out=gradient)
                     gradient_out.addr_(error, targets)
                     squares.addcmul_(gradient, gradient)
-                    torch.rsqrt(squares, out=scratch)
+                    torch.pow(squares, -0.5, out=scratch)  # rsqrt's numbers in half of its time
                     weight.addcmul_(gradient, scratch, value=rate)
                 found.append(self._tally(kept, part))
             self._unpack(weight)
@@ -322,8 +322,8 @@ class DynamicBoltzmannMachine(Dynamic):
         mu^a, so that beta is the part of gamma that is in the queue; ``"oldest"`` by mu^(d - a), so that what
         is about to arrive weighs most. ``"printed"`` is (7) of the paper, mu^-a, where the oldest weighs most
         too, and ``"program"`` is the authors' program, mu^(a - d), where the newest does; these grow with the
-        length of the queue, up to 4^8 for mu = 1/4 and d = 9, and learn much more slowly, as
-        experiments/dybm_science shows.
+        length of the queue, up to 4^8 for mu = 1/4 and d = 9, and learn more slowly or not at all:
+        experiments/dybm_science.
     generator
         Of the first parameters, each drawn from N(0, 0.1^2), the authors' choice.
 

@@ -284,6 +284,7 @@ def test_replicas_of_tempering_persist() -> None:
         ({"chains": 0}, "chains must be a whole number"),
         ({"given": "x"}, "no variable of the energy"),
         ({"given": "v", "persistent": True}, "persistent chains are of one law"),
+        ({"given": "v", "chains": 3}, "leave out chains"),
         ({"centring": 1.5}, "up to 1"),
     ],
     ids=lambda value: str(value)[:20],

@@ -35,15 +35,16 @@ class Numpy:
             beta = np.einsum("mi,mijl->ijl", self.queue[:-1], self.weights)
             field = self.b + np.einsum("ijk,ijk->j", self.u, self.alpha)
             field -= np.einsum("ijl,ijl->j", self.v, beta) + np.einsum("jil,il->j", self.v, self.gamma)
-            e = x - 1 / (1 + np.exp(-field))
+            with np.errstate(over="ignore"):
+                e = x - 1 / (1 + np.exp(-field))
             slopes = (
                 e,
                 self.alpha * e[:, None],
                 -beta * e[:, None] - self.gamma * e[:, None, None],
             )
-            for p, total, slope in zip((self.b, self.u, self.v), self.squares, slopes, strict=True):
+            for parameter, total, slope in zip((self.b, self.u, self.v), self.squares, slopes, strict=True):
                 np.add(total, slope * slope, out=total)
-                np.add(p, slope / np.sqrt(total), out=p)
+                np.add(parameter, slope / np.sqrt(total), out=parameter)
             self.queue[1:] = self.queue[:-1].copy()
             self.queue[0] = x
             self.alpha = self.decays * (self.alpha + self.queue[self.d - 1, self.sources][..., None])

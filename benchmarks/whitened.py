@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import functools
 
-import numpy as np
 import torch
-from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torch.nn import functional
 
+from energynet import data
+
 SIDE, ATOMS = 16, 512
-STRENGTH, NORM = 0.1, 2.0
+STRENGTH, NORM, RIDGE = 0.1, 2.0, 1e-4
 
 
 @functools.cache
 def patches(count: int = 20_000) -> Tensor:
     """Patches of scikit-learn's two images, whitened (ZCA) and of norm 2 on average, (count, 256)."""
-    random = np.random.default_rng(0)
-    images = [image.mean(2) / 255 for image in load_sample_images().images]
-    rows = []
-    for _ in range(count):
-        image = images[random.integers(len(images))]
-        top, left = (random.integers(size - SIDE + 1) for size in image.shape)
-        rows.append(image[top : top + SIDE, left : left + SIDE].ravel())
-    x = torch.from_numpy(np.array(rows))
+    x = data.patches(data.natural_images(), SIDE, count, generator=torch.Generator().manual_seed(0))
     x = x - x.mean(1, keepdim=True)
-    x = x - x.mean(0)
-    rates, frame = torch.linalg.eigh(x.T @ x / count)
-    x = x @ frame / (rates + 1e-3 * rates.max()).sqrt() @ frame.T
-    return (NORM * x / x.norm(dim=1).mean()).float()
+    white = data.zca(x, ridge=RIDGE)(x)
+    return NORM * white / white.norm(dim=1).mean()
 
 
 @functools.cache

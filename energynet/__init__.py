@@ -12,7 +12,7 @@ from energynet.energy import Energy, ProximalTerm, Sum
 from energynet.errors import EagerFallback, SettlingError, StateError, TraceError
 from energynet.flow import Flow, GradientFlow, MirrorFlow
 from energynet.lifted import LiftedFlow
-from energynet.link import HardThreshold, Link, Sigmoid, Softmax, SoftThreshold, Tanh
+from energynet.link import HardThreshold, Link, Power, Sigmoid, Softmax, SoftThreshold, Tanh
 from energynet.meanfield import MeanField
 from energynet.one_hot import OneHot
 from energynet.prior import L0, Cauchy, Laplace, LogCosh, Prior
@@ -124,6 +124,7 @@ __all__ = [
     "Partial",
     "PartitionEstimate",
     "Phase",
+    "Power",
     "Prior",
     "Proximal",
     "ProximalTerm",

@@ -16,10 +16,11 @@ from energynet.energy import Energy
 from energynet.errors import SettlingError
 from energynet.flow import EnergyFlow
 from energynet.forces import Forces
+from energynet.link import Link
 from energynet.overlaps import FeatureEnergy
 from energynet.state import State
 from energynet.trace import parameters_of
-from energynet.units import Graded, Listed, Pair, Units, rounding, units_of
+from energynet.units import Graded, Linked, Listed, Pair, Units, rounding, units_of
 from energynet.variable import Discrete, Variable, rows
 
 if TYPE_CHECKING:
@@ -44,11 +45,11 @@ class Kind(Enum):
 class ConditionalFlow(EnergyFlow):
     """The field on each unit, given all others as they are: what `Gibbs` and `Glauber` draw units by.
 
-    A point holds the values. Where the trace shows that the energy is quadratic in a variable, the field on a
-    two-valued unit is the force at the midpoint times the distance of its two values, which is exact, as are
-    the force at 1/2 for the entries of a choice, and the force at zero and the curvature for a graded unit;
-    units that do not read each other are evaluated together. Otherwise the energies of the values of a
-    discrete unit are compared.
+    A point holds the values, of variables with a link the potentials. Where the trace shows that the energy
+    is quadratic in a variable, the field on a two-valued unit is the force at the midpoint times the distance
+    of its two values, which is exact, as are the force at 1/2 for the entries of a choice, and the force at
+    zero and the curvature for a graded unit; units that do not read each other are evaluated together.
+    Otherwise the energies of the values of a discrete unit are compared.
 
     Raises
     ------
@@ -72,13 +73,17 @@ class ConditionalFlow(EnergyFlow):
         self._kinds: dict[str, Kind] = {}
         self._drive: Tensor | None = None
         for name, units in self.units.items():
-            if isinstance(units, Graded) and self.kind(name) is Kind.OTHER:
+            if isinstance(units, Graded | Linked) and self.kind(name) is Kind.OTHER:
+                leak = "" if isinstance(units, Graded) else ", but for a Leak through its link,"
                 raise SettlingError(
                     f"Gibbs and Glauber draw units of a continuous variable from normal distributions; the "
-                    f"trace does not show that the energy is quadratic in {name!r}, which is "
+                    f"trace does not show that the energy{leak} is quadratic in {name!r}, which is "
                     f"{self.variables[name]!r}, with couplings of its units that depend on parameters alone: "
                     f"{_WAY_OUT}"
                 )
+
+    def _links(self) -> dict[str, Link]:
+        return {name: v.link for name, v in self.variables.items() if v.link is not None}
 
     def _admit(self, name: str, variable: Variable) -> None:
         self.units[name] = units_of(name, variable)
@@ -147,7 +152,10 @@ class ConditionalFlow(EnergyFlow):
         """How the units of a variable are updated."""
         if name not in self._kinds:
             known = self.forces.quadratic((name,))
-            if known is not None and known.separate:
+            if isinstance(self.units[name], Linked):
+                exact = any(name in block.exact for block in self.forces.blocks)
+                self._kinds[name] = Kind.SEPARATE if exact else Kind.OTHER
+            elif known is not None and known.separate:
                 self._kinds[name] = Kind.SEPARATE
             else:
                 self._kinds[name] = Kind.OTHER if self.couplings((name,)) is None else Kind.COUPLED
@@ -175,8 +183,11 @@ class ConditionalFlow(EnergyFlow):
         return known.couplings(parameters_of(self.conditioned.base), self.units)
 
     def curvature(self, name: str, point: State) -> Float[Tensor, units * batch] | None:
-        """The second derivative of the energy in graded units; None for discrete ones."""
-        if not isinstance(self.units[name], Graded):
+        """The second derivative of the energy in graded units; None for discrete ones.
+
+        Of units with a link it is the rate at which the force falls with the potential.
+        """
+        if not isinstance(self.units[name], Graded | Linked):
             return None
         if self.kind(name) is Kind.SEPARATE:
             return rows(self.forces.curvature(name, point).expand(point[name].shape)).t()

@@ -60,7 +60,7 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Curvature:
-    """The second derivative of the energy in each unit, where it does not depend on the unit.
+    """The second derivative of the energy in each unit, where it depends on nothing that moves.
 
     Attributes
     ----------
@@ -233,7 +233,7 @@ class Dynamics:
                     kinds["coupled"].append(name)
                     continue
                 rate = curvature(traced, output, name)
-                if rate is not None:
+                if rate is not None and self.program.node(rate).reads.isdisjoint(self.free):
                     kinds["exact"].append(name)
                     self.rates[name] = rate
                 elif self._curvature_traces(name):

@@ -246,19 +246,25 @@ class EnergyFlow(Flow):
         """
         return {name: self._moved(name, point[name], smooth[name], dt) for name in self.variables}
 
+    def backward(self, point: State, dt: float | Tensor) -> State:
+        """The proximal maps and the domains alone, the last part of `forward_backward`."""
+        return {name: self._mapped(name, value, _paced(dt, value)) for name, value in point.items()}
+
     def _moved(self, name: str, value: Tensor, velocity: Tensor, dt: float | Tensor) -> Tensor:
-        variable = self.variables[name]
-        pace = dt.reshape(-1, *[1] * (value.ndim - 1)) if isinstance(dt, Tensor) else dt
+        pace = _paced(dt, value)
         if isinstance(pace, Tensor):
             moved = torch.addcmul(value, velocity, pace)
         else:
             moved = torch.add(value, velocity, alpha=pace)
+        moved = self._mapped(name, moved, pace)
+        return torch.where(self.held[name], value, moved) if name in self.held else moved
+
+    def _mapped(self, name: str, value: Tensor, pace: float | Tensor) -> Tensor:
+        variable = self.variables[name]
         if name in self.proximal:
             factor, term = self.proximal[name]
-            moved = term.proximal(moved, pace * (factor / variable.tau))
-        if name not in self.links:
-            moved = variable.project(moved)
-        return torch.where(self.held[name], value, moved) if name in self.held else moved
+            value = term.proximal(value, pace * (factor / variable.tau))
+        return value if name in self.links else variable.project(value)
 
     def metric(self, point: State) -> State:
         """The weight of each unit in <velocity, change> such that the sum is minus the change of the energy.
@@ -337,6 +343,11 @@ class EnergyFlow(Flow):
             index = torch.arange(self.batch, device=like.device).repeat_interleave(times)
             made = self._repeated = (self.forces, times, self.take(index))
         return made[2]
+
+
+def _paced(dt: float | Tensor, like: Tensor) -> float | Tensor:
+    """A step that broadcasts: one number, or one for each sample."""
+    return dt.reshape(-1, *[1] * (like.ndim - 1)) if isinstance(dt, Tensor) and dt.ndim else dt
 
 
 def largest(change: State) -> Tensor:

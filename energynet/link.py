@@ -142,6 +142,42 @@ class Tanh(Link):
 
 
 @final
+class Power(Link):
+    """a = sign(u) |u|^p, or max(u, 0)^p; the integral is |a|^(1 + 1 / p) / (1 + 1 / p).
+
+    Its Lagrangian is |u|^(p + 1) / (p + 1), the interaction of a dense associative memory.
+
+    Parameters
+    ----------
+    exponent
+        p, positive.
+    rectified
+        Whether negative potentials give 0.
+    """
+
+    def __init__(self, exponent: float, rectified: bool = False) -> None:
+        if not 0 < exponent < math.inf:
+            raise ValueError(f"Power: the exponent must be a positive number, got {exponent!r}")
+        self.exponent, self.rectified = float(exponent), rectified
+        self.low = 0.0 if rectified else -math.inf
+
+    def value(self, potential: Tensor) -> Tensor:
+        if self.rectified:
+            return potential.clamp(min=0.0) ** self.exponent
+        return potential.sign() * potential.abs() ** self.exponent
+
+    def potential(self, value: Tensor) -> Tensor:
+        return value.sign() * value.abs() ** (1 / self.exponent)
+
+    def integral(self, value: Tensor) -> Tensor:
+        order = 1 + 1 / self.exponent
+        return value.abs() ** order / order
+
+    def _fields(self) -> tuple[object, ...]:
+        return (self.exponent, self.rectified)
+
+
+@final
 class Softmax(Link):
     """a = softmax(beta u) over the last dimension: the one link whose units share a sum.
 

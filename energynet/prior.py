@@ -42,7 +42,9 @@ class Prior(ABC):
     def proximal(self, value: Float[Tensor, "*any"], step: float | Tensor) -> Float[Tensor, "*any"]:
         """Argmin over s of step * S(s) + (s - value)^2 / 2 of each unit; a tensor step broadcasts.
 
-        By default the root of s + step * slope(s) = value, by bisection; right where that sum rises in s.
+        By default the root of s + step * slope(s) = value, by bisection, and zero where the sum jumps over
+        the value at a kink at zero; right where S is even and that
+        sum rises in s.
         """
         size = value.abs()
         low, high = torch.zeros_like(size), size
@@ -50,7 +52,7 @@ class Prior(ABC):
             middle = 0.5 * (low + high)
             below = middle + step * self.slope(middle) < size
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return value.sign() * 0.5 * (low + high)
+        return value.sign() * torch.where(low > 0, 0.5 * (low + high), 0.0)
 
     def link(self, strength: float, *, nonnegative: bool = False) -> Link | None:
         """The threshold through which mirror flow settles where ``strength`` * S has its minimum: LCA.
@@ -74,7 +76,7 @@ class Prior(ABC):
         )
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other)
+        return type(self) is type(other) and vars(self) == vars(other)
 
     def __hash__(self) -> int:
         return hash(type(self))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from energynet.errors import SettlingError
+from energynet.link import Link
 from energynet.one_hot import OneHot
 from energynet.truncated import truncated_normal
 from energynet.variable import Continuous, Discrete, TwoValued, Variable, rows
@@ -151,7 +152,7 @@ class Pair(Listed):
             return self._descended(field, code)
         if not isinstance(heat, Tensor):
             chance = (field if heat == 1 else field / heat).sigmoid()
-            return torch.lt(noise, chance, out=noise)
+            return noise.lt_(chance)
         warm = heat > 0
         chance = (field / torch.where(warm, heat, 1.0)).sigmoid()
         return torch.where(warm, (noise < chance).to(field.dtype), self._descended(field, code))
@@ -262,6 +263,47 @@ class Bounded(Graded):
         return torch.where(warm, truncated_normal(mean, deviation, *ends, noise), least)
 
 
+@final
+class Linked(Units):
+    """Graded units with a link, at their minimum: what they are at T = 0 under a `Leak` and a field.
+
+    The code is the potential, for that is where the force of the leak is linear. All units of the variable
+    count as one, for a `Softmax` moves them together.
+    """
+
+    def __init__(self, name: str, variable: Continuous, link: Link) -> None:
+        super().__init__(variable)
+        self._name, self._link = name, link
+
+    def drawn(
+        self, field: Tensor, curvature: Tensor | None, code: Tensor, noise: Tensor | None, heat: Temperature
+    ) -> Tensor:
+        assert curvature is not None
+        if noise is not None:
+            raise SettlingError(
+                "above temperature 0 Gibbs and Glauber draw continuous units without a link; "
+                f"{self._name!r} is {self.variable!r} with {self._link!r}: clamp it, or use a sampler of "
+                "continuous variables such as Langevin"
+            )
+        return field / curvature
+
+    def gain(self, field: Tensor, curvature: Tensor | None, code: Tensor, new: Tensor) -> Tensor:
+        assert curvature is not None
+        still = ((new - code).abs() <= rounding(torch.maximum(new.abs(), code.abs()).amax(0))).all(0)
+        here, there = self._apart(code), self._apart(new)
+        leaked = self._link.integral(there) - self._link.integral(here)
+        each = field * rows(there - here).t() - curvature * rows(leaked).t()
+        return torch.where(still, 0.0, each.sum(0)).unsqueeze(0)
+
+    def released(self, field: Tensor, curvature: Tensor | None, code: Tensor) -> Tensor:
+        assert curvature is not None
+        return self.gain(field, curvature, code, field / curvature).expand(code.shape)
+
+    def _apart(self, code: Tensor) -> Tensor:
+        """The values, ``(batch, *shape)``."""
+        return self._link.value(code.t().reshape(-1, *self.variable.shape))
+
+
 def units_of(name: str, variable: Variable) -> Units:
     """The units of a variable.
 
@@ -274,12 +316,11 @@ def units_of(name: str, variable: Variable) -> Units:
         return Pair(variable)
     if isinstance(variable, OneHot):
         return Choice(variable)
-    if isinstance(variable, Continuous) and variable.link is None:
-        return Bounded(variable) if variable.bounded else Free(variable)
-    raise SettlingError(
-        f"Gibbs and Glauber draw units of discrete variables and of continuous ones without a link; {name!r} "
-        f"is {variable!r}: clamp it, or use a sampler of continuous variables such as Langevin"
-    )
+    if not isinstance(variable, Continuous):
+        raise SettlingError(f"{name!r} is {variable!r}, of which no one knows what its units are; clamp it")
+    if variable.link is not None:
+        return Linked(name, variable, variable.link)
+    return Bounded(variable) if variable.bounded else Free(variable)
 
 
 def barriers(noise: Tensor | None, heat: Temperature) -> Tensor | None:

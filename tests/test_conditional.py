@@ -302,7 +302,7 @@ def stretched(e: Any, v: Tensor, h: Tensor) -> Tensor:
         ),
         (
             restricted(en.Bit(2), en.Real(3, link=en.Tanh())),
-            r"draw units of discrete variables and .* without a link; 'h' is Real\(3\): clamp it.*Langevin",
+            r"'h'.*curvature.*not positive, but 0; add a Leak",
         ),
     ],
     ids=["flat", "quartic", "stretched", "link"],

@@ -27,7 +27,10 @@ def problem_of(family: str, dtype: torch.dtype = torch.float64) -> Problem:
 def refusal(solver: str, problem: Problem) -> str | None:
     """What the error of a pair that makes no sense has to say."""
     if solver in DISCRETE:
-        if not (problem.discrete or problem.normal):
+        if solver == "Gibbs random" and problem.leaky:
+            return r"scan='random'.*systematic"
+        cold = solver in ("Glauber, cold", "Synchronous")
+        if not (problem.discrete or problem.normal or (problem.leaky and cold)):
             return r"(quadratic in .*|without a link; .* is )(Real|NonNegative|Unit|Interval)\(.*Langevin"
         pairs = all(isinstance(v, (en.Bit, en.Spin)) for v in problem.energy.variables.values())
         return None if pairs or solver != "Gibbs random" else r"scan='random'.*systematic"
@@ -186,3 +189,19 @@ def test_every_public_solver_is_tried() -> None:
         if isinstance(getattr(en, name), type) and issubclass(getattr(en, name), en.Solver)
     }
     assert public - {en.Solver, en.Sampler} == tried
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_default_dtype_of_torch_has_no_say(name: str) -> None:
+    family = next(f for f in FAMILIES if refusal(name, problem_of(f, torch.float32)) is None)
+    problem = problem_of(family, torch.float32)
+    expected = settle(problem, EVERY[name](), torch.float32, 12).state
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = settle(problem, EVERY[name](), torch.float32, 12).state
+    finally:
+        torch.set_default_dtype(before)
+    for key, value in expected.items():
+        assert torch.equal(found[key], value)
+        assert found[key].dtype == value.dtype

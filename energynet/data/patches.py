@@ -38,12 +38,13 @@ def natural_images(folder: str | os.PathLike[str] | None = None) -> list[Float[T
     -------
     list of Tensor
         Float32 in [0, 1]: colours by their luminance, 0.299 red + 0.587 green + 0.114 blue; transparency is
-        ignored.
+        ignored. Whole numbers are parts of 255, or of 65535 where they have more bits.
 
     Raises
     ------
     DataError
-        If the folder is missing, holds no image, or one that cannot be read.
+        If the folder is missing, holds no image, or one that cannot be read, or whose values are outside
+        [0, 1], as floating-point ones may be.
     ModuleNotFoundError
         If there is no folder and scikit-learn is not installed.
     """
@@ -83,6 +84,8 @@ def _grey(image: np.ndarray) -> Tensor:
     if image.dtype.kind in "iu":
         # Pillow reads 16 bits as 32
         values /= np.iinfo(np.uint16 if image.dtype.itemsize > 1 else np.uint8).max
+    if values.size and not 0 <= values.min() <= values.max() <= 1:
+        raise ValueError(f"its values go from {values.min():g} to {values.max():g}, not from 0 to 1")
     if values.ndim == 3:
         values = values[..., :3] @ _LUMINANCE if values.shape[2] > 2 else values[..., 0]
     return torch.from_numpy(np.clip(values, 0, 1)).float()

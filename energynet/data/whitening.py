@@ -48,10 +48,17 @@ class LinearWhitening(Whitening):
     backward: Float[Tensor, "components features"]
 
     def __call__(self, x: Float[Tensor, "*any features"]) -> Float[Tensor, "*any components"]:
+        _check_floating(x)
         return (x - self.mean.to(x)) @ self.forward.to(x)
 
     def inverse(self, white: Float[Tensor, "*any components"]) -> Float[Tensor, "*any features"]:
+        _check_floating(white)
         return white @ self.backward.to(white) + self.mean.to(white)
+
+
+def _check_floating(x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise ValueError(f"whitening: expected floating-point numbers, got {x.dtype}; convert them first")
 
 
 def pca(

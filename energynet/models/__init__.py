@@ -6,10 +6,18 @@ from energynet.models.deep_boltzmann import DeepBoltzmannMachine
 from energynet.models.dense import DenseAssociativeMemory
 from energynet.models.dynamic import DynamicBoltzmannMachine
 from energynet.models.dynamic_gaussian import GaussianDynamicBoltzmannMachine
+from energynet.models.factorisation import (
+    Clusters,
+    factorise,
+    independent_components,
+    nonnegative_factors,
+    principal_components,
+)
 from energynet.models.hetero import BidirectionalMemory, SequenceMemory
 from energynet.models.hierarchical import HierarchicalMemory
 from energynet.models.hopfield import GradedHopfield, Hopfield
 from energynet.models.layered import LayeredHopfield
+from energynet.models.linear import LinearModel
 from energynet.models.modern import ModernHopfield
 from energynet.models.predictive import PredictiveCoding
 from energynet.models.rbm import ConditionalRBM, RestrictedBoltzmannMachine
@@ -19,6 +27,7 @@ from energynet.models.spike_slab import SpikeSlabCoding
 __all__ = [
     "BidirectionalMemory",
     "BoltzmannMachine",
+    "Clusters",
     "ConditionalRBM",
     "DeepBoltzmannMachine",
     "DenseAssociativeMemory",
@@ -29,10 +38,15 @@ __all__ = [
     "Homeostasis",
     "Hopfield",
     "LayeredHopfield",
+    "LinearModel",
     "ModernHopfield",
     "PredictiveCoding",
     "RestrictedBoltzmannMachine",
     "SequenceMemory",
     "SparseCoding",
     "SpikeSlabCoding",
+    "factorise",
+    "independent_components",
+    "nonnegative_factors",
+    "principal_components",
 ]

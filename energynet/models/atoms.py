@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -19,8 +20,10 @@ def unit(weight: Float[Tensor, "inputs atoms"]) -> Float[Tensor, "inputs atoms"]
 
 
 def nonnegative(weight: Float[Tensor, "inputs atoms"]) -> Float[Tensor, "inputs atoms"]:
-    """Numbers below 0 become 0, then unit norm."""
-    return unit(weight.clamp(min=0.0))
+    """Numbers below 0 become 0, then unit norm; of an atom without one above 0 the largest becomes 1."""
+    positive = weight.clamp(min=0.0)
+    largest = functional.one_hot(weight.argmax(0), len(weight)).mT.to(weight)
+    return unit(torch.where(positive.any(0), positive, largest))
 
 
 def orthonormal(weight: Float[Tensor, "inputs atoms"]) -> Float[Tensor, "inputs atoms"]:
@@ -34,12 +37,78 @@ def free(weight: Float[Tensor, "inputs atoms"]) -> Float[Tensor, "inputs atoms"]
     return weight
 
 
-ATOMS: dict[str, Callable[[Tensor], Tensor]] = {
-    "unit": unit,
-    "nonnegative": nonnegative,
-    "orthonormal": orthonormal,
-    "free": free,
+@dataclass(frozen=True)
+class Domain:
+    """Where the atoms of a dictionary may be.
+
+    Attributes
+    ----------
+    project
+        The nearest dictionary that is allowed.
+    start
+        From a dictionary at random to the first one: not always its projection, in which an atom with no
+        number above zero would be zero, and stay so, for its codes have no effect.
+    minimise
+        From the present dictionary and the sums ``A`` of a a' and ``B`` of x a' to the allowed one of least
+        error, |W A^(1/2)|^2 / 2 - <W, B>; None where that has no closed form.
+    """
+
+    project: Callable[[Tensor], Tensor]
+    start: Callable[[Tensor], Tensor]
+    minimise: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+
+
+def _least_squares(weight: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
+    """Atoms that no code uses stay."""
+    return weight + (outer - weight @ inner) @ torch.linalg.pinv(inner, hermitian=True)
+
+
+def _procrustes(weight: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
+    """With orthonormal columns <W, B> is all that depends on W (Schoenemann 1966, Psychometrika 31:1)."""
+    inputs, atoms = len(weight), len(inner)
+    if inputs < atoms:
+        raise ValueError(
+            f"orthonormal atoms are fitted where they are no more than the inputs, got {atoms} atoms for "
+            f"{inputs} inputs"
+        )
+    return orthonormal(outer)
+
+
+ATOMS: dict[str, Domain] = {
+    "unit": Domain(unit, unit),
+    "nonnegative": Domain(nonnegative, lambda weight: unit(weight.abs())),
+    "orthonormal": Domain(orthonormal, orthonormal, _procrustes),
+    "free": Domain(free, free, _least_squares),
 }
+_STEPS = 20  # of projected gradient descent, where the next codes change the problem anyway
+
+
+def fitted(
+    weight: Float[Tensor, "inputs atoms"],
+    inner: Float[Tensor, "atoms atoms"],
+    outer: Float[Tensor, "inputs atoms"],
+    domain: Domain,
+    steps: int = _STEPS,
+) -> Float[Tensor, "inputs atoms"]:
+    """A dictionary of less error for given codes, all atoms at once.
+
+    Parameters
+    ----------
+    weight
+        The present one.
+    inner, outer
+        The sums over samples of a a' and of x a'.
+    domain
+        Where atoms may be.
+    steps
+        Of projected gradient descent, each 1 over the largest eigenvalue of ``inner``.
+    """
+    if domain.minimise is not None:
+        return domain.minimise(weight, inner, outer)
+    rate = torch.linalg.eigvalsh(inner)[-1].clamp(min=torch.finfo(weight.dtype).tiny)
+    for _ in range(steps):
+        weight = domain.project(weight + (outer - weight @ inner) / rate)
+    return weight
 
 
 @final

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from energynet.flow import Clamp
+from energynet.link import Power, Softmax
+from energynet.models.hierarchical import HierarchicalMemory
 from energynet.models.hopfield import checked_patterns, recalled
 from energynet.overlaps import FeatureEnergy
 from energynet.recording import Recorder
 from energynet.samplers import Glauber, Synchronous
 from energynet.solution import Solution
-from energynet.variable import Spin
+from energynet.variable import NonNegative, Real, Spin, Unit
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -75,6 +77,37 @@ class DenseAssociativeMemory(FeatureEnergy):
         if self.interaction == "rectified":
             overlap = overlap.clamp(min=0.0)
         return -(self.n / self.power) * (overlap**self.power).sum(-1)
+
+    def hierarchical(self) -> HierarchicalMemory:
+        """The same network with its memory neurons kept: spins ``s`` and real ``h``, one for each pattern.
+
+        Its energy at the best ``h`` is this one (Krotov and Hopfield 2021, ICLR, sec. 3). Settling at T = 0
+        moves spins and memory neurons to their minimum in turn; with power 2 the memory neurons are normal
+        given the spins, and `Gibbs` samples both.
+
+        Raises
+        ------
+        ValueError
+            If the power is odd and the interaction polynomial, for then it is not convex in the overlaps.
+        """
+        if self.interaction == "polynomial" and self.power % 2:
+            raise ValueError(
+                "DenseAssociativeMemory: memory neurons minimise where the interaction is convex, which "
+                f"power {self.power} is not for negative overlaps; use an even power, or "
+                "interaction='rectified'"
+            )
+        count, scale = len(self.patterns), self.n ** (1 / self.power - 1)
+        if self.interaction == "exponential":
+            layer, scale = Unit(count, link=Softmax()), 1.0
+        elif self.interaction == "rectified":
+            layer = NonNegative(count, link=Power(self.power - 1, rectified=True))
+        elif self.power > 2:
+            layer = Real(count, link=Power(self.power - 1))
+        else:
+            layer = Real(count)
+        model = HierarchicalMemory({"s": Spin(self.n), "h": layer}, {("s", "h"): None}).to(self.patterns)
+        model.synapses.load_state_dict({"s_h.weight": scale * self.patterns.detach()})
+        return model
 
     def recall(
         self,

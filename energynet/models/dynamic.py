@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from energynet.energy import Energy
-from energynet.models.traces import DECAYS, Delays, Traces, Window
+from energynet.models.traces import DECAYS, Delays, Maps, Traces, Window
 from energynet.variable import Bit, Variable, rows
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ class Dynamic(Energy):
 
     def field(self) -> Float[Tensor, " n"]:
         """The field on each neuron at the next tick, b + u alpha - v beta - v gamma; with gradients."""
-        return self._fields(self.traces.window())[0]
+        return self._next_field(self.traces.maps())
 
     def observe(self, sequence: Float[Tensor, "ticks n"]) -> Self:
         """Let the traces run along a sequence, without learning; the model itself is returned."""
-        for _ in self._windows(self._checked(sequence)):
+        for _ in self._windows(self._checked(sequence), self.traces.maps()):
             pass
         return self
 
@@ -79,7 +79,8 @@ class Dynamic(Energy):
         """Ascend the log-likelihood of each tick in turn, by AdaGrad; the traces run on.
 
         Queues, traces and the sums of squared gradients go on from where they are, so a sequence may come in
-        parts, and calling again repeats it.
+        parts, and calling again repeats it. A call costs as much as some tens of ticks of few neurons: repeat
+        a short sequence within one, as in ``learn(sequence.repeat(100, 1))``.
 
         Parameters
         ----------
@@ -114,9 +115,10 @@ class Dynamic(Energy):
             spread = error.new_empty(len(error), self.traces.features)  # the error of each column
             column, across = error.unsqueeze(1), spread.view(-1)
             weight_out, gradient_out = weight[:-1], gradient[:-1]
-            for part, window in self._windows(values):
+            maps = self.traces.maps()
+            for part, window in self._windows(values, maps):
                 kept = torch.empty_like(part)
-                for x, field, axons, targets in self._ticks(part, kept, window):
+                for x, field, axons, targets in self._ticks(part, kept, window, maps):
                     torch.mul(weight, axons, out=scratch)
                     torch.sum(scratch, 0, out=across)
                     torch.sum(spread, 1, out=field)
@@ -126,7 +128,7 @@ class Dynamic(Energy):
                     torch.mul(axons, across, out=gradient)
                     gradient_out.addr_(error, targets)
                     squares.addcmul_(gradient, gradient)
-                    torch.rsqrt(squares, out=scratch)
+                    torch.pow(squares, -0.5, out=scratch)  # rsqrt's numbers in half of its time
                     weight.addcmul_(gradient, scratch, value=rate)
                 found.append(self._tally(kept, part))
             self._unpack(weight)
@@ -158,9 +160,9 @@ class Dynamic(Energy):
         """
         self._check_warm("log_likelihood")
         values = self._checked(sequence)
-        parts = [values.new_zeros(0)]
-        for part, window in self._windows(values):
-            parts.append(self._log_probability(self._fields(window)[:-1], part))
+        parts, maps = [values.new_zeros(0)], self.traces.maps()
+        for part, window in self._windows(values, maps):
+            parts.append(self._log_probability(self._fields(window, maps)[:-1], part))
         return torch.cat(parts)
 
     def generate(
@@ -195,33 +197,36 @@ class Dynamic(Energy):
         if cue is not None:
             self.observe(cue)
         with torch.no_grad():
-            drawn = self.b.new_empty(steps, len(self.b))
+            drawn, maps = self.b.new_empty(steps, len(self.b)), self.traces.maps()
             for tick in drawn:
-                tick.copy_(self._draw(self.field(), chosen, generator))
-                self.traces.keep(self.traces.window(tick.unsqueeze(0)))
+                tick.copy_(self._draw(self._next_field(maps), chosen, generator))
+                self.traces.keep(self.traces.window(maps, tick.unsqueeze(0)))
         return drawn
 
-    def _windows(self, values: Tensor) -> Iterator[tuple[Tensor, Window]]:
+    def _next_field(self, maps: Maps) -> Float[Tensor, " n"]:
+        return self._fields(self.traces.window(maps), maps)[0]
+
+    def _windows(self, values: Tensor, maps: Maps) -> Iterator[tuple[Tensor, Window]]:
         """A sequence in parts, with their features times `_gain`; the traces run on."""
         gain = self._gain()
         each = self.traces.settled.numel() * self.traces.longest
         for part in values.split(max(1, min(_TICKS, _ENTRIES // each))):
             with torch.no_grad():
-                window = self.traces.window(part)
+                window = self.traces.window(maps, part)
                 self.traces.keep(window)
             yield part, window if gain == 1 else window.scaled(gain)
 
-    def _ticks(self, part: Tensor, kept: Tensor, window: Window) -> Iterator[tuple[Tensor, ...]]:
+    def _ticks(self, part: Tensor, kept: Tensor, window: Window, maps: Maps) -> Iterator[tuple[Tensor, ...]]:
         """The values, the row to keep, and the features of each tick, as `_packed` parameters read them."""
-        few, readers = max(1, _ENTRIES // self.squares.numel()), self.traces.readers()
+        few = max(1, _ENTRIES // self.squares.numel())
         parts = (part, kept, window.sources[: len(part)], window.targets[: len(part)])
         for x, keep, sources, targets in zip(*(each.split(few) for each in parts), strict=True):
-            yield from zip(x, keep, self.traces.axons(sources, readers), targets, strict=True)
+            yield from zip(x, keep, self.traces.axons(sources, maps.readers), targets, strict=True)
 
-    def _fields(self, window: Window) -> Float[Tensor, "ticks n"]:
+    def _fields(self, window: Window, maps: Maps) -> Float[Tensor, "ticks n"]:
         """The field of each neuron by its features, for each set of them."""
         weight = self._packed()
-        incoming = (self.traces.axons(window.sources, self.traces.readers()) * weight).sum(1)
+        incoming = (self.traces.axons(window.sources, maps.readers) * weight).sum(1)
         incoming = incoming.view(len(incoming), len(self.b), self.traces.features).sum(2)
         return incoming + window.targets @ weight[:-1].t()
 
@@ -317,8 +322,8 @@ class DynamicBoltzmannMachine(Dynamic):
         mu^a, so that beta is the part of gamma that is in the queue; ``"oldest"`` by mu^(d - a), so that what
         is about to arrive weighs most. ``"printed"`` is (7) of the paper, mu^-a, where the oldest weighs most
         too, and ``"program"`` is the authors' program, mu^(a - d), where the newest does; these grow with the
-        length of the queue, up to 4^8 for mu = 1/4 and d = 9, and learn much more slowly, as
-        experiments/dybm_science shows.
+        length of the queue, up to 4^8 for mu = 1/4 and d = 9, and learn more slowly or not at all:
+        experiments/dybm_science.
     generator
         Of the first parameters, each drawn from N(0, 0.1^2), the authors' choice.
 
@@ -339,8 +344,8 @@ class DynamicBoltzmannMachine(Dynamic):
     >>> delays = torch.randint(1, 10, (7, 7), generator=torch.Generator().manual_seed(0))
     >>> machine = en.models.DynamicBoltzmannMachine(7, delays)
     >>> sequence = energynet.data.spelt("SCIENCE")
-    >>> for _ in range(20_000):
-    ...     machine.learn(sequence)
+    >>> for _ in range(200):
+    ...     machine.learn(sequence.repeat(100, 1))
     >>> machine.generate(35, cue=sequence, temperature=0)
     """
 

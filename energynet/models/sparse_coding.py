@@ -7,17 +7,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from energynet.energy import Composite, Energy
-from energynet.models.atoms import ATOMS
+from energynet.energy import Energy
+from energynet.models.linear import LinearModel
 from energynet.prior import Laplace, Prior, prior_of
 from energynet.recording import Recorder
 from energynet.settle import settle
 from energynet.solution import Solution
 from energynet.solvers import CoordinateDescent, Proximal, Solver
 from energynet.stopping import Until
-from energynet.terms import Reconstruction, Sparsity
+from energynet.terms import Sparsity
 from energynet.variable import NonNegative, Real
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @final
-class SparseCoding(Composite):
+class SparseCoding(LinearModel):
     r"""A linear generative model of data x by codes a of which most are zero.
 
     .. math:: E = \tfrac{1}{2 \sigma^2} | x - \Phi a |^2 + \lambda \sum_i S(a_i)
@@ -56,8 +56,8 @@ class SparseCoding(Composite):
         Whether lambda and sigma^2 are parameters, by their logarithms; the energy then has their normalisers,
         and where both are it is -log p(x, a). They are for `MonteCarloEM`, see `terms.Sparsity`.
     atoms
-        What `project_` makes of the atoms: ``"unit"`` norm; ``"nonnegative"``, of unit norm and from 0 up;
-        ``"orthonormal"``; or ``"free"``, which leaves them.
+        Where atoms may be, see `LinearModel`: ``"unit"``, the default, for without a norm the penalty would
+        shrink codes and the error grow atoms.
 
     Attributes
     ----------
@@ -92,38 +92,12 @@ class SparseCoding(Composite):
         prior = prior_of(self, prior)
         linked = link and not learn_sparsity
         threshold = prior.link(sparsity, nonnegative=nonnegative) if linked else None
-        x = Real(n_inputs)
-        a = (NonNegative if nonnegative else Real)(n_atoms, link=threshold)
-        super().__init__(x=x, a=a)
-        if atoms not in ATOMS:
-            raise ValueError(f"SparseCoding: atoms must be one of {', '.join(ATOMS)}, got {atoms!r}")
-        self.atoms = atoms
-        self.reconstruction = Reconstruction(
-            "a", "x", variance=variance, learn_variance=learn_variance, a=a, x=x
-        )
-        self.penalty = Sparsity(sparsity, prior, learn_strength=learn_sparsity, a=a)
-        self.project_()
-
-    @property
-    def weight(self) -> nn.Parameter:
-        """The dictionary, (n_inputs, n_atoms), one atom a column."""
-        return self.reconstruction.weight
+        codes = (NonNegative if nonnegative else Real)(n_atoms, link=threshold)
+        super().__init__(n_inputs, codes, variance=variance, learn_variance=learn_variance, atoms=atoms)
+        self.penalty = Sparsity(sparsity, prior, learn_strength=learn_sparsity, a=codes)
 
     def parts(self) -> tuple[tuple[float, Energy], ...]:
         return ((1.0, self.reconstruction), (1.0, self.penalty))
-
-    @torch.no_grad()
-    def project_(self) -> None:
-        """Put the atoms back where they may be, in place: to be called after each step of an optimiser."""
-        self.weight.copy_(ATOMS[self.atoms](self.weight))
-
-    @torch.no_grad()
-    def lipschitz(self) -> float:
-        """The largest curvature of the smooth part, the largest eigenvalue of Phi' Phi / sigma^2.
-
-        1 over it is the step of ISTA; Euler steps of LCA are stable below 2 over it.
-        """
-        return float(torch.linalg.matrix_norm(self.weight, 2)) ** 2 / float(self.reconstruction.variance)
 
     def infer(
         self,
@@ -147,7 +121,7 @@ class SparseCoding(Composite):
             By default `Proximal` for a convex prior with a kink, `CoordinateDescent` for one that is not
             convex, which finds minima in every atom, and what `settle` chooses for a smooth one.
         max_steps, until, record
-            As in `settle`; until stationary by default, at gaps of the order of rounding.
+            As in `settle`; until stationary by default.
         """
         if solver is None and not self.penalty.prior.smooth:
             solver = Proximal() if self.penalty.convex else CoordinateDescent()

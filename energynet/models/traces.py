@@ -20,6 +20,25 @@ QUEUES = {"newest": (1, 0), "oldest": (0, 1), "program": (0, -1), "printed": (-1
 """The power of mu that weighs a spike in beta: so many times its age, and the ticks until it arrives."""
 
 
+class Maps(NamedTuple):
+    """From the past of each neuron to the features of each axon; the settings of `Traces` tell all of it.
+
+    Attributes
+    ----------
+    sources
+        From the last D values of a neuron, oldest first, its settled traces, and 1 for a bias, to what
+        axons from it read, at each delay, the longest first: ``(D + K + L + 1, D (K + L))``.
+    targets
+        From the same to what the axons that end at it read: ``(D + K + L + 1, K + L)``.
+    readers
+        The row of `Window.sources` that each axon reads, and each bias after them.
+    """
+
+    sources: Tensor
+    targets: Tensor
+    readers: Int[Tensor, " axons"]
+
+
 class Window(NamedTuple):
     """The features of each tick of a stretch, and what the stretch leaves.
 
@@ -124,13 +143,36 @@ class Traces(nn.Module):
         """The neural eligibility traces of each neuron."""
         return -self._now()[1][:, len(self.synaptic_decays) :]
 
-    def window(self, sequence: Float[Tensor, "ticks n"] | None = None) -> Window:
+    def maps(self) -> Maps:
+        """What makes the features, to be worked out once for many windows."""
+        like, synaptic, neural = self.settled, len(self.synaptic_decays), len(self.neural_decays)
+        lam, mu = like.new_tensor(self.synaptic_decays), like.new_tensor(self.neural_decays)
+        length = torch.arange(self.longest, 0, -1, dtype=like.dtype, device=like.device)
+        age, delay = length.view(-1, 1, 1), length.view(1, -1, 1)
+        by_age, by_rest = QUEUES[self.order]
+        arrived = torch.where(age >= delay, lam ** (age - delay + 1), 0)
+        queued = torch.where(age < delay, -(mu ** (by_age * age + by_rest * (delay - age))), 0)
+        settled = torch.diag_embed(lam ** (self.longest + 1 - delay[0])).transpose(0, 1)
+        settled = nn.functional.pad(settled, (0, neural, 0, 0, 0, neural))
+        bias = nn.functional.pad(like.new_ones(1, self.longest, 1), (0, self.features - 1))
+        sources = torch.cat([torch.cat([arrived, queued], 2), settled, bias]).flatten(1)
+        seen = nn.functional.pad(-(mu ** length.unsqueeze(1)), (synaptic, 0))
+        before = nn.functional.pad(-(mu**self.longest), (synaptic, 0)).diag()
+        targets = torch.cat([seen, before, like.new_zeros(1, self.features)])
+        n = len(self.delays)
+        place = torch.arange(1, n + 1, device=self.delays.device).unsqueeze(1)
+        axons = place * self.longest - self.delays
+        return Maps(sources, targets, torch.cat([axons.flatten(), axons.new_full((n,), n * self.longest)]))
+
+    def window(self, maps: Maps, sequence: Float[Tensor, "ticks n"] | None = None) -> Window:
         """The features before each tick of a sequence that goes on from here, and those after the last one.
 
         The state is not changed: see `keep`.
 
         Parameters
         ----------
+        maps
+            Those of `maps`.
         sequence
             Values ``(ticks, n)``; None for no tick.
 
@@ -146,20 +188,12 @@ class Traces(nn.Module):
         known = torch.cat([past.unfold(0, self.longest, 1), settled], 2)
         bias = nn.functional.pad(past.new_ones(count, 1, 1), (known.shape[2], 0))
         known = torch.cat([nn.functional.pad(known, (0, 1)), bias], 1)
-        sources, targets = self._maps(past)
         return Window(
-            (known @ sources).view(count, -1, self.features),
-            (known[:, :-1] @ targets).flatten(1),
+            (known @ maps.sources).view(count, -1, self.features),
+            (known[:, :-1] @ maps.targets).flatten(1),
             past[count - 1 :].flip(0),
             settled[-1],
         )
-
-    def readers(self) -> Int[Tensor, " axons"]:
-        """The row of `Window.sources` that each axon reads, and each bias after them."""
-        n = len(self.delays)
-        source = torch.arange(n, device=self.delays.device).unsqueeze(1)
-        axons = (source + 1) * self.longest - self.delays
-        return torch.cat([axons.flatten(), axons.new_full((n,), n * self.longest)])
 
     def axons(self, sources: Tensor, readers: Tensor) -> Float[Tensor, "ticks n+1 traces"]:
         """The features of all axons, a row for each source with K + L for each target; a row of biases."""
@@ -177,8 +211,9 @@ class Traces(nn.Module):
         self.settled.zero_()
 
     def _now(self) -> tuple[Tensor, Tensor]:
-        window, (n, width) = self.window(), self.settled.shape
-        axons = self.axons(window.sources, self.readers()).view(n + 1, n, width)
+        maps, (n, width) = self.maps(), self.settled.shape
+        window = self.window(maps)
+        axons = self.axons(window.sources, maps.readers).view(n + 1, n, width)
         return axons[:-1], window.targets.view(n, width)
 
     def _scan(self, leaving: Tensor) -> Float[Tensor, "ticks n traces"]:
@@ -192,26 +227,6 @@ class Traces(nn.Module):
         matrix = nn.functional.pad(powers[:, :-1], (0, count)).unfold(1, count, 1).flip(1)
         start = powers.flip(1).unsqueeze(2) * self.settled.t().unsqueeze(1)
         return torch.baddbmm(start, matrix, leaving.expand(len(decays), -1, -1)).permute(1, 2, 0)
-
-    def _maps(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """From the last values of a neuron, oldest first, its settled traces and a bias, to the features.
-
-        To those of sources, by delay, the longest first, and to those of targets.
-        """
-        synaptic, neural = len(self.synaptic_decays), len(self.neural_decays)
-        lam, mu = like.new_tensor(self.synaptic_decays), like.new_tensor(self.neural_decays)
-        length = torch.arange(self.longest, 0, -1, dtype=like.dtype, device=like.device)
-        age, delay = length.view(-1, 1, 1), length.view(1, -1, 1)
-        by_age, by_rest = QUEUES[self.order]
-        arrived = torch.where(age >= delay, lam ** (age - delay + 1), 0)
-        queued = torch.where(age < delay, -(mu ** (by_age * age + by_rest * (delay - age))), 0)
-        settled = torch.diag_embed(lam ** (self.longest + 1 - delay[0])).transpose(0, 1)
-        settled = nn.functional.pad(settled, (0, neural, 0, 0, 0, neural))
-        bias = nn.functional.pad(like.new_ones(1, self.longest, 1), (0, self.features - 1))
-        sources = torch.cat([torch.cat([arrived, queued], 2), settled, bias]).flatten(1)
-        seen = nn.functional.pad(-(mu ** length.unsqueeze(1)), (synaptic, 0))
-        before = nn.functional.pad(-(mu**self.longest), (synaptic, 0)).diag()
-        return sources, torch.cat([seen, before, like.new_zeros(1, self.features)])
 
 
 def _checked_delays(delays: Delays, n: int) -> Tensor:

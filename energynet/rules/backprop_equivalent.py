@@ -15,6 +15,7 @@ from energynet.cost import TARGET, Cost
 from energynet.energy import Energy, Sum
 from energynet.flow import GradientFlow
 from energynet.rules.base import LearningRule, Phase, require
+from energynet.rules.contrast import accumulate
 from energynet.solution import Solution
 from energynet.state import State
 from energynet.stopping import Status
@@ -132,7 +133,8 @@ class BackpropEquivalent(LearningRule):
     def learn(self, data: Mapping[str, Tensor]) -> tuple[Tensor, Gradient]:
         sweep = self.sweep(data)
         _, gradient = self.errors(sweep)
-        return sweep.value, {**gradient, **sweep.gradient}
+        accumulate(gradient, sweep.gradient)
+        return sweep.value, gradient
 
     def phases(self, **data: Tensor) -> Sequence[Phase]:
         """The output's cost at the feed-forward pass, and each prediction where its weights are read.
@@ -160,15 +162,10 @@ class BackpropEquivalent(LearningRule):
         gradient: Gradient = {}
         for level in range(len(self.chain) - 1, -1, -1):
             slope, found = sweep.layers[level].pull(slopes[0], source=level > 0, parameters=True)
-            _accumulate(gradient, found)
+            accumulate(gradient, found)
             if slope is not None:
                 slopes.insert(0, slope)
         return slopes, gradient
-
-
-def _accumulate(total: Gradient, found: Gradient) -> None:
-    for parameter, slope in found.items():
-        total[parameter] = total[parameter] + slope if parameter in total else slope
 
 
 def _standing(energy: Energy, state: State, free: str, steps: int) -> Solution:
@@ -232,7 +229,7 @@ class FixedPrediction(BackpropEquivalent):
                 slopes[level] = torch.lerp(slopes[level], above, self.rate)
         gradient: Gradient = {}
         for layer, slope in zip(sweep.layers, slopes, strict=True):
-            _accumulate(gradient, layer.pull(slope, source=False, parameters=True)[1])
+            accumulate(gradient, layer.pull(slope, source=False, parameters=True)[1])
         return slopes, gradient
 
     def read_at(self, level: int) -> int:

@@ -159,3 +159,9 @@ def by_parameter(module: nn.Module, gradient: Mapping[str, Tensor]) -> dict[nn.P
     """A gradient by name as a gradient by parameter."""
     named = dict(module.named_parameters())
     return {named[name]: value for name, value in gradient.items()}
+
+
+def accumulate(total: dict[nn.Parameter, Tensor], found: Mapping[nn.Parameter, Tensor]) -> None:
+    """Add a gradient to another, which may be of other parameters."""
+    for parameter, slope in found.items():
+        total[parameter] = total[parameter] + slope if parameter in total else slope

@@ -16,7 +16,7 @@ from energynet.errors import StateError
 from energynet.flow import EnergyFlow
 from energynet.forces import TracedForces
 from energynet.rules.base import LearningRule, Phase, require, settled, standing
-from energynet.rules.contrast import Gradient, by_parameter, contrast, energy_and_gradient
+from energynet.rules.contrast import Gradient, accumulate, by_parameter, contrast, energy_and_gradient
 from energynet.settle import flow_of
 from energynet.solution import Solution, check_finite
 from energynet.solvers import LBFGS, Euler, Solver
@@ -169,7 +169,7 @@ class MaximumAPosteriori(Clamped):
             state = phase.solution.state
             if isinstance(phase.energy, ErrorCoordinates):
                 state = phase.energy.to_states(state)
-            gradient.update(_amortise(self.start, data, state))
+            accumulate(gradient, _amortise(self.start, data, state))  # weights may be tied
         return energies.mean(), gradient
 
     def _settled(self, data: Mapping[str, Tensor]) -> Phase:

@@ -47,7 +47,7 @@ class Glauber(SingleUnit):
     def sweep(self, flow: ConditionalFlow, sweep: Sweep, generator: torch.Generator | None) -> None:
         like = next(iter(sweep.state.values()))
         for names in flow.courses:
-            if len(flow.courses) > 1 and len(names) == 1 and flow.kind(names[0]) is Kind.SEPARATE:
+            if len(names) == 1 and flow.kind(names[0]) is Kind.SEPARATE:
                 sweep.separate(names)  # their order makes no difference
                 continue
             units = sum(flow.units[name].count for name in names)

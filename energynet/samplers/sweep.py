@@ -100,7 +100,7 @@ class Sweep:
             cost = cost.masked_fill(self._flow.held[name], 0.0)
         margin = rounding(rows(field).abs().amax(1))
         least = rows(cost).amin(1)
-        flip = torch.lt(cost, -column(margin, cost), out=cost)
+        flip = cost.lt_(-column(margin, cost))
         released = finite(torch.where(least >= -margin, 0.0, -least))
         self._count(released, rows(flip).sum(1))
         self.state[name] = torch.addcmul(value, way, flip, value=-units.width)

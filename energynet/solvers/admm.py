@@ -67,7 +67,7 @@ class ADMM(Splitting):
             "inverse": Shared(penalty * hessian.tau.unsqueeze(1) * inverse),
             "drift": (force + values @ hessian.matrix) @ inverse,
             "dual": torch.zeros_like(values),
-            "penalty": values.new_full((len(values),), penalty),
+            "pace": Shared(values.new_full((), 1 / penalty)),
         }
 
     def step(
@@ -87,13 +87,11 @@ class ADMM(Splitting):
         assert isinstance(flow, EnergyFlow)
         old, dual = flat(state), carry["dual"]
         smooth = torch.addmm(carry["drift"], old - dual, carry["inverse"].value)
-        relaxed = torch.lerp(old, smooth, self.relaxation)
-        ahead = shaped(relaxed + dual, state)
-        still = {name: torch.zeros_like(value) for name, value in state.items()}
-        moved = flow.forward_backward(ahead, still, 1 / carry["penalty"])
+        ahead = torch.lerp(old, smooth, self.relaxation) + dual
+        moved = flow.backward(shaped(ahead, state), carry["pace"].value)
         for name, mask in flow.held.items():
             moved[name] = torch.where(mask, state[name], moved[name])
-        return moved, {**carry, "dual": dual + relaxed - flat(moved)}
+        return moved, {**carry, "dual": ahead - flat(moved)}
 
 
 def _residual(flow: Flow, state: State) -> Tensor:

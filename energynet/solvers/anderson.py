@@ -40,7 +40,7 @@ class Anderson(Secant):
         convex = torch.stack([*known], 1) & (norm > 0)
         norm = torch.where(convex, norm, math.inf).unsqueeze(2)
         # rows of the unknown are zero; of the others ten units of rounding are what their squares can tell
-        least = torch.where(convex, 10 * torch.finfo(norm.dtype).eps, 1.0)
+        least = (~convex).to(norm.dtype).clamp(min=10 * torch.finfo(norm.dtype).eps)
         matrix = products / norm / norm.mT + torch.diag_embed(least)
         part, _ = torch.linalg.solve_ex(matrix, -(here.force.unsqueeze(1) @ seen.mT).mT / norm)
         part = (part / norm).mT

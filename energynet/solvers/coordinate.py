@@ -68,7 +68,7 @@ class CoordinateDescent(Splitting):
     ) -> tuple[State, Any, Tensor]:
         assert isinstance(flow, EnergyFlow)
         hessian, rate = carry["hessian"].value, carry["rate"].value
-        values = flat(state).t().contiguous()  # a unit is a row
+        values = flat(state).t().clone(memory_format=torch.contiguous_format)  # a unit is a row
         force = torch.addmm(carry["drift"].t(), hessian, values, alpha=-1)
         places = _places(state)
         for name, place in places.items():

@@ -49,7 +49,8 @@ class Sparsity(ProximalTerm):
     ValueError
         If the variable has a threshold link that is not that of the prior and strength, so that its fixed
         points would not be stationary points of this energy. If the strength is to be learned: if it is not
-        positive, the prior is no density, or the variable has a threshold link, which could not follow.
+        positive, the prior is no density, the variable is neither `Real` nor `NonNegative`, so that the
+        normaliser is another, or has a threshold link, which could not follow.
     """
 
     def __init__(
@@ -77,6 +78,11 @@ class Sparsity(ProximalTerm):
         if learn_strength:
             if strength == 0:
                 raise ValueError("Sparsity: a strength that is learned starts above 0, got 0")
+            if (declared.low, declared.high) not in ((-math.inf, math.inf), (0.0, math.inf)):
+                raise ValueError(
+                    f"Sparsity: {self.variable!r} is {declared!r}, on which the normaliser of {self.prior!r} "
+                    "is not known, so the strength cannot be learned; declare it Real or NonNegative"
+                )
             start = torch.tensor(self._number)
             normaliser = self.prior.log_partition(start, nonnegative=self._half)
             if not bool(normaliser.isfinite()):

@@ -353,9 +353,9 @@ def term_sums(draw: st.DrawFn, *, dtype: torch.dtype = torch.float64) -> Energy:
         unlinked = not any(v.link for v in continuous.values())
         for name, v in continuous.items():
             if isinstance(v.link, SoftThreshold):
-                terms.append(Sparsity(v.link.threshold, **{name: v}))  # pyright: ignore[reportArgumentType]
+                terms.append(Sparsity(v.link.threshold, "laplace", learn_strength=False, **{name: v}))
             elif unlinked and draw(st.booleans()):
-                terms.append(Sparsity(0.4, **{name: v}))  # pyright: ignore[reportArgumentType]
+                terms.append(Sparsity(0.4, "laplace", learn_strength=False, **{name: v}))
     for term in terms:
         # positive factors: a leak with a negative one has no minimum, and a field's sign is drawn anyway
         factor = draw(st.sampled_from([1.0, 0.5, 2.0]))

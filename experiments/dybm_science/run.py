@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
 import torch
 import tyro
-from figures import draw_learning, draw_mistake, draw_queues, draw_turns
 from torch import Tensor
 
 import energynet as en
@@ -24,6 +28,7 @@ from energynet.models.traces import QUEUES
 from energynet.provenance import circumstances
 
 HERE = Path(__file__).parent
+BLUE, VERMILION = "#0072B2", "#D55E00"
 SHOWN = (0, 10, 100, 500, 1000, 2000, 5000, 10_000, 20_000)
 
 
@@ -115,9 +120,11 @@ def taught(
     return lesson
 
 
-def alternated(first: Tensor, second: Tensor, turns: int, limit: int) -> tuple[list[Lesson], bool]:
+def alternated(
+    first: Tensor, second: Tensor, turns: int, limit: int, seed: int = 0
+) -> tuple[list[Lesson], bool]:
     """Teach two sequences in turn, each until it is recalled, until the second no longer costs the first."""
-    model, lessons = machine(0), []
+    model, lessons = machine(seed), []
     for _ in range(turns):
         for sequence in (first, second):
             lessons.append(taught(model, sequence, limit, every=20))
@@ -175,6 +182,59 @@ def turn_rows(lessons: list[Lesson], both: bool, limit: int) -> list[str]:
     return [*rows, "", kept]
 
 
+def draw_learning(sequence: Tensor, recalls: Sequence[tuple[int, Tensor]], path: Path) -> None:
+    """What is recalled after more and more periods, above the word."""
+    rows = [*((f"{periods:,} periods", made) for periods, made in recalls), ("the word", sequence)]
+    figure, panels = plt.subplots(len(rows), 1, figsize=(6, 0.95 * len(rows)), layout="constrained")
+    for axes, (name, columns) in zip(panels, rows, strict=True):
+        axes.imshow(columns.t(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
+def draw_mistake(shows: Tensor, surprise: Tensor, differs: Tensor, path: Path) -> None:
+    """What is shown, and minus the log-likelihood of each column."""
+    figure, (image, curve) = plt.subplots(
+        2, 1, figsize=(9, 3.4), height_ratios=[1, 2], sharex=True, layout="constrained"
+    )
+    image.imshow(shows.t(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    image.set(yticks=[])
+    first, last = int(differs[0]) - 0.5, int(differs[-1]) + 0.5
+    for axes in (image, curve):
+        axes.axvspan(first, last, color=VERMILION, alpha=0.2, lw=0)
+        for word in range(1, 3):
+            axes.axvline(word * len(shows) / 3 - 0.5, color="0.6", lw=0.9, ls=":")
+    curve.bar(range(len(surprise)), surprise, width=0.8, color=BLUE)
+    curve.set(xlabel="column", ylabel="-log P, nats", xlim=(-0.5, len(surprise) - 0.5))
+    curve.annotate(
+        "columns that differ",
+        (last, float(surprise.max()) * 0.85),
+        xytext=(6, 0),
+        textcoords="offset points",
+        color=VERMILION,
+        fontsize=9,
+    )
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_turns(periods: Sequence[int | None], path: Path) -> None:
+    """Periods that each sequence needs in each turn."""
+    figure, axes = plt.subplots(figsize=(5.5, 3), layout="constrained")
+    kinds = (("the word", BLUE, "o-"), ("its mirror image", VERMILION, "s--"))
+    for start, (name, colour, style) in enumerate(kinds):
+        needed = [(turn, p) for turn, p in enumerate(periods[start::2], 1) if p is not None]
+        axes.plot([turn for turn, _ in needed], [p for _, p in needed], style, color=colour, label=name)
+    axes.set(xlabel="turn", ylabel="periods until it is recalled")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def main(config: Config) -> None:
     """Learn, look for the mistake, take turns, compare the orders of the queue."""
     torch.set_num_threads(1)
@@ -191,10 +251,10 @@ def main(config: Config) -> None:
     table = len(lines)
 
     rows: list[str] = []
-    lessons = {"newest": lesson_rows("newest", config.seeds, sequence, config.limit, rows)}
-    draw_learning(sequence, lessons["newest"][0].recalls, config.out / "learning.png")
+    speller = lesson_rows("newest", config.seeds, sequence, config.limit, rows)[0]
+    draw_learning(sequence, speller.recalls, config.out / "learning.png")
 
-    lines += ["", "## A spelling mistake", "", *mistake(lessons["newest"][0].model, config, sequence, wrong)]
+    lines += ["", "## A spelling mistake", "", *mistake(speller.model, config, sequence, wrong)]
     short = data.spelt(config.short).double()
     turns, both = alternated(short, short.flip(0), config.turns, config.limit)
     draw_turns([lesson.periods for lesson in turns], config.out / "turns.png")
@@ -204,10 +264,8 @@ def main(config: Config) -> None:
 
     results = config.out / "results.md"
     for queue in QUEUES:
-        if queue not in lessons:
-            lessons[queue] = lesson_rows(queue, config.others, sequence, config.limit, rows)
-        curves = {name: [lesson.right for lesson in each] for name, each in lessons.items()}
-        draw_queues(curves, len(sequence), config.out / "queues.png")
+        if queue != "newest":
+            lesson_rows(queue, config.others, sequence, config.limit, rows)
         results.write_text("\n".join([*lines[:table], *rows, *lines[table:], ""]))
 
 

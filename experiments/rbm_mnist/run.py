@@ -185,22 +185,22 @@ def judged(config: Config, path: Path, grey: Tensor, test: Tensor, steps: int) -
     return found, shown
 
 
-def tiles(pictures: Tensor, path: Path, *, signed: bool, columns: int = 10) -> None:
+def tiles(pictures: Tensor, path: Path, *, signed: bool, columns: int = 10, rows: int = 10) -> None:
     """Pictures side by side, light on dark, or red and blue about zero."""
     side = round(pictures.shape[1] ** 0.5)
-    rows = len(pictures) // columns
+    rows = min(rows, len(pictures) // columns)
     grid = torch.full((rows * (side + 1) + 1, columns * (side + 1) + 1), float("nan"))
     for number, picture in enumerate(pictures[: rows * columns]):
         top, left = (1 + (side + 1) * n for n in divmod(number, columns))
         grid[top : top + side, left : left + side] = picture.reshape(side, side)
-    limit = float(pictures.abs().quantile(0.995)) if signed else 1.0
+    limit = float(pictures[: rows * columns].abs().quantile(0.995)) if signed else 1.0
     colours = mpl.colormaps["RdBu_r" if signed else "gray"].with_extremes(bad="0.6")
-    figure, axes = plt.subplots(figsize=(0.62 * columns, 0.62 * rows), layout="constrained")
+    figure, axes = plt.subplots(figsize=(0.62 * columns + 1.1 * signed, 0.62 * rows), layout="constrained")
     drawn = axes.imshow(grid, cmap=colours, vmin=-limit if signed else 0.0, vmax=limit)
     axes.set_axis_off()
     if signed:
         figure.colorbar(drawn, shrink=0.6, label="weight")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=85 if signed else 110)
     plt.close(figure)
 
 
@@ -226,7 +226,7 @@ def curve(found: list[Judged], path: Path) -> None:
     axes.set(xlabel="epoch", ylabel="log-likelihood, nats per image")
     if len(found) > 2:
         axes.set_ylim(max(min(upper[1:]) - 5, -200), max(-82.0, max(upper) + 3))
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="upper left", bbox_to_anchor=(0.0, 0.92), fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -248,7 +248,7 @@ def main(config: Config) -> None:
     kept = torch.load(paths[-1], weights_only=True)
     config.out.mkdir(parents=True, exist_ok=True)
     tiles(samples[:100], config.out / "samples.png", signed=False)
-    tiles(kept["rule"]["energy.coupling.weight"][:100], config.out / "filters.png", signed=True)
+    tiles(kept["rule"]["energy.coupling.weight"], config.out / "filters.png", signed=True, columns=8, rows=6)
     curve(found, config.out / "likelihood.png")
     lines = [
         "# A restricted Boltzmann machine of handwritten digits",

@@ -58,6 +58,13 @@ def test_folder_errors(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
     with pytest.raises(DataError, match="an image that Pillow reads"):
         natural_images(tmp_path)
+    (tmp_path / "broken.png").unlink()
+    levels = np.array([[0.0, 0.5], [0.25, 1.0]], np.float32)
+    Image.fromarray(levels).save(tmp_path / "float.tif")
+    assert torch.equal(natural_images(tmp_path)[0], torch.from_numpy(levels))
+    Image.fromarray(200 * levels).save(tmp_path / "float.tif")
+    with pytest.raises(DataError, match=r"values go from 0 to 200, not from 0 to 1"):
+        natural_images(tmp_path)
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.2, 0.5, 0.999])

@@ -60,6 +60,8 @@ def test_evolution_rises() -> None:
     assert bool((figures.amax(2)[:, -1] == 0).all())  # a gap after each
     assert bool((figures[:, :, 19].sum(1) > 0).all())  # all stand on the ground
     assert data.evolution(3, 10).shape == (30, 20)
+    narrow = data.evolution(2, 8)
+    assert bool((narrow[[7, 15]] == 0).all())  # where a stroke would reach into the gap
     assert data.evolution(1).shape == (12, 20)
     with pytest.raises(ValueError, match="expected a figure and 8 columns or more, got 0 and 12"):
         data.evolution(0)

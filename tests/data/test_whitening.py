@@ -173,3 +173,7 @@ def test_dtypes_are_kept_and_errors_say_what_to_do() -> None:
         spectral([torch.ones(4, 4)])
     with pytest.raises(ValueError, match="positive number of cycles"):
         spectral(natural_images(), cutoff=0.0)
+    levels = torch.randint(256, (40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for method in (zca(levels), zca(levels).inverse):
+        with pytest.raises(ValueError, match=r"floating-point numbers, got torch.uint8"):
+            method(levels)

@@ -25,6 +25,7 @@ class Problem:
     clamp: dict[str, Any]
     kink: bool = False  # a term with a kink in the values that gradient flow moves
     discrete: bool = False  # whether a free variable is
+    leaky: bool = False  # whether units with a link have a leak through it, and else a field
     normal: bool = False  # whether each continuous unit is normal given the others, within its ends
     density: bool = True  # whether exp(-E) of what a sampler would move is a density
     convex: bool = True
@@ -54,7 +55,7 @@ def _layered(activation: str, held: bool = False) -> Problem:
     if held:
         mask = torch.tensor([True, False, True, False, False])
         clamp["h2"] = en.Partial(torch.full((3, 5), 0.3, dtype=torch.float64), mask)
-    return Problem(model, clamp, normal=activation == "hardsigmoid")
+    return Problem(model, clamp, normal=activation == "hardsigmoid", leaky=True)
 
 
 def _lasso(variable: en.Variable, **more: Any) -> Problem:

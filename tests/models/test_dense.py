@@ -9,6 +9,7 @@ from torch.nn import functional
 
 import energynet as en
 from helpers.discrete import flips
+from helpers.transitions import assert_distributed
 
 F64 = torch.float64
 
@@ -150,3 +151,86 @@ def test_what_does_not_fit_is_refused() -> None:
         en.models.ModernHopfield(torch.ones(4))
     with pytest.raises(ValueError, match="beta must be"):
         en.models.ModernHopfield(torch.ones(2, 4), beta=0.0)
+
+
+KEPT = [(2, "polynomial"), (4, "polynomial"), (3, "rectified"), (2, "rectified"), (2, "exponential")]
+
+
+@pytest.mark.parametrize(("power", "interaction"), KEPT)
+def test_memory_neurons_kept_have_the_same_energy_at_their_best(power: int, interaction: str) -> None:
+    patterns, s = spins(4, 9), spins(6, 9, 1)
+    dense = en.models.DenseAssociativeMemory(patterns, power=power, interaction=interaction)
+    model = dense.hierarchical()
+    with torch.no_grad():
+        best = en.settle(model, clamp={"s": s}, solver=en.Glauber(), until=en.Stationary(atol=0.0))
+        assert (best.status == en.Status.CONVERGED).all()
+        assert torch.allclose(best.energy, dense({"s": s}), rtol=0, atol=1e-11)
+        begin = {"h": torch.full((6, 4), 0.25, dtype=F64)}
+        flow = en.ConditionalFlow(model, {"s": s}, begin)
+        fall = model({"s": s, **begin}) - best.energy
+        released = flow.residual(flow.start, flow.velocity(flow.start))
+        if model.variables["h"].link is not None:  # all of such a layer count as one unit
+            assert torch.allclose(released, fall, rtol=0, atol=1e-11)
+        for size in (1e-3, 0.1):
+            noise = size * torch.randn(6, 4, dtype=F64, generator=torch.Generator().manual_seed(2))
+            other = model.variables["h"].project(best.state["h"] + noise)
+            other = other / other.sum(1, keepdim=True) if interaction == "exponential" else other
+            assert (model({"s": s, "h": other}) >= best.energy - 1e-12).all()
+
+
+@pytest.mark.parametrize(("power", "interaction"), KEPT)
+def test_recall_with_memory_neurons_kept_is_that_with_them_integrated_out(
+    power: int, interaction: str
+) -> None:
+    patterns = spins(4, 60)
+    cues = patterns.repeat(5, 1)
+    cues[torch.rand(cues.shape, generator=torch.Generator().manual_seed(1)) < 0.15] *= -1
+    dense = en.models.DenseAssociativeMemory(patterns, power=power, interaction=interaction)
+    kept = dense.hierarchical().recall(s=cues, record="energy", generator=torch.Generator().manual_seed(0))
+    plain = dense.recall(cues, generator=torch.Generator().manual_seed(0))
+    assert (kept.status == en.Status.CONVERGED).all()
+    assert torch.equal(kept.state["s"], plain.state["s"])
+    assert (kept.trajectory.diff(dim=0) <= 1e-10).all()
+    assert torch.allclose(kept.energy, plain.energy, rtol=0, atol=1e-10)
+    # where no flip of one spin lowers the energy, none does with the memory neurons held either
+    rest = dense.hierarchical().recall(s=plain.state["s"])
+    assert torch.equal(rest.state["s"], plain.state["s"])
+
+
+def test_spins_beside_normal_memory_neurons_follow_the_law_of_the_hebb_rule() -> None:
+    """Power 2 at T > 0: the memory neurons are drawn, and what is left of the spins is exp(-E / T)."""
+    dense = en.models.DenseAssociativeMemory(spins(2, 6), power=2)
+    chains, temperature = 20_000, 0.9
+    start = {"s": spins(1, 6, 3).expand(chains, -1)}
+    generator = torch.Generator().manual_seed(4)
+    found = en.settle(
+        dense.hierarchical(), start, solver=en.Gibbs(temperature), max_steps=40, generator=generator
+    )
+    assert_distributed(dense, {"s": found.state["s"]}, temperature)
+    steep = en.models.DenseAssociativeMemory(spins(2, 6), power=4).hierarchical()
+    with pytest.raises(en.SettlingError, match=r"without a link; 'h' is Real\(2\) with Power.*Langevin"):
+        en.settle(steep, start, solver=en.Gibbs(), max_steps=1)
+    with pytest.raises(ValueError, match="convex, which power 3 is not"):
+        en.models.DenseAssociativeMemory(spins(2, 6), power=3).hierarchical()
+
+
+def test_attention_is_the_minimum_of_each_layer_in_turn() -> None:
+    """A sweep at T = 0 over the layers of a modern network is one concave-convex update."""
+    generator = torch.Generator().manual_seed(0)
+    patterns, cues = (torch.randn(k, 8, generator=generator, dtype=F64) for k in (20, 5))
+    modern = en.models.ModernHopfield(patterns, beta=0.7)
+    layers = modern.hierarchical()
+    flow = en.Glauber().flow(layers, None, {"s": cues})
+    assert flow.names == ("s", "h")
+    with torch.no_grad():
+        once = en.settle(layers, {"s": cues}, solver=en.Glauber(), max_steps=1).state
+        assert float(once["s"].abs().max()) > 0  # from equal memory neurons it goes to the mean pattern
+        solution = en.settle(
+            layers, {"h": (0.7 * cues @ patterns.t()).softmax(1)}, solver=en.Glauber(), max_steps=1
+        )
+        assert torch.allclose(solution.state["s"], modern.attend(cues), rtol=0, atol=1e-12)
+        end = en.settle(layers, {"h": (0.7 * cues @ patterns.t()).softmax(1)}, solver=en.Glauber())
+        assert (end.status == en.Status.CONVERGED).all()
+        assert torch.allclose(
+            end.state["s"], modern.recall(cues, max_steps=5000).state["s"], rtol=0, atol=1e-6
+        )

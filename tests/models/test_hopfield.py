@@ -14,6 +14,7 @@ from torch import Tensor
 
 import energynet as en
 from energynet.couplings import Sparse
+from energynet.samplers.noise import Tape
 from energynet.settle import settle
 
 F64 = torch.float64
@@ -220,6 +221,29 @@ def test_recall_commutes_with_a_permutation(seed: int) -> None:
     other = memory(patterns[:, order]).recall(cues[:, order], synchronous=True)
     assert torch.equal(other.state["s"], plain.state["s"][:, order])
     assert torch.equal(other.status, plain.status)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_asynchronous_recall_commutes_with_a_permutation_of_units_and_order(seed: int) -> None:
+    """The same units are updated in the same turn, whatever their numbers are."""
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
+    patterns, cues = spins(3, 12, seed), spins(5, 12, seed + 2)
+    turns = torch.rand(4, 12, dtype=F64, generator=torch.Generator().manual_seed(seed + 3))
+    ends = []
+    for stored, given_, numbers in (
+        (patterns, cues, turns),
+        (patterns[:, order], cues[:, order], turns[:, order]),
+    ):
+        sampler = en.Glauber()
+        flow = sampler.flow(memory(stored), None, {"s": given_})
+        state, carry = flow.start, sampler.init(flow, flow.start)
+        path = []
+        for turn in numbers:
+            state, carry, _ = sampler.sample(flow, state, carry, Tape(given=[turn]), 0.0)
+            path.append(state["s"])
+        ends.append(torch.stack(path))
+    assert torch.equal(ends[1], ends[0][..., order])
 
 
 @settings(max_examples=25, deadline=None)

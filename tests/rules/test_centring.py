@@ -82,7 +82,7 @@ def test_it_is_the_gradient_of_the_centred_energy(machine: str) -> None:
     sizes = [v.shape[0] for v in energy.variables.values()]
     one, other = (
         dict(zip(energy.variables, rows[pick].split(sizes, 1), strict=True))
-        for pick in ([3, 17, 26, 9], [1, 30, 12, 22])
+        for pick in torch.randint(len(rows), (2, 7), generator=torch.Generator().manual_seed(3))
     )
     centring = Centring(energy, 0.5)
     parameters = {n: p.detach().clone() for n, p in energy.named_parameters()}

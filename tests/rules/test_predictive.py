@@ -116,6 +116,29 @@ def test_amortised_inference_starts_there_and_learns_where_it_ended() -> None:
     assert difference({n: found[n] for n in plain}, plain) == 0
 
 
+class Tied(nn.Module):
+    """An encoder by the weights of the model itself."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"a": x @ self.weight}
+
+
+def test_weights_that_an_encoder_shares_with_the_model_learn_by_both() -> None:
+    torch.manual_seed(0)
+    model = en.models.SparseCoding(3, 4).double()
+    x = torch.randn(5, 3, dtype=F64)
+    found = gradient(en.MaximumAPosteriori(model, start=Tied(model.weight)), x=x)
+    code = en.settle(model, {"a": (x @ model.weight).detach()}, clamp={"x": x}).state["a"]
+    distance = 0.5 * (x @ model.weight - code).square().sum(1)
+    total = (model({"x": x, "a": code}) + distance).mean()
+    (expected,) = torch.autograd.grad(total, [model.weight])
+    assert torch.allclose(found["energy.reconstruction.weight"], expected, rtol=1e-9, atol=1e-12)
+
+
 def test_incremental_is_the_loop_by_hand() -> None:
     """Weights and states move together, each by the gradient at the same point."""
     model, rate, dt = network(3, 4, 4, 2), 0.05, 0.1

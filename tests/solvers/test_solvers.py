@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
 from torch import Tensor
 
 import energynet as en
@@ -138,6 +138,23 @@ def test_a_separable_energy_is_minimised_by_newton_steps() -> None:
     expected = cube_root(field / 2 + under) + cube_root(field / 2 - under)
     assert torch.allclose(solution.state["s"], expected, atol=1e-8)
     assert int(solution.steps.max()) <= 40
+
+
+@pytest.mark.parametrize(
+    "solver", [en.BlockDescent(), en.BlockDescent(momentum=True)], ids=["plain", "momentum"]
+)
+def test_a_curvature_that_another_free_variable_sets(solver: en.Solver) -> None:
+    """(1 + y^2) x^2 / 2 - x + y^2 / 2 - 0.3 y: x = 1 / (1 + y^2), and y the root that scipy finds."""
+
+    def energy(_: object, x: Tensor, y: Tensor) -> Tensor:
+        return (0.5 * (1 + y.square()) * x.square() - x + 0.5 * y.square() - 0.3 * y).sum(-1)
+
+    start = {"x": torch.rand(3, 2, dtype=F64), "y": torch.rand(3, 2, dtype=F64)}
+    gated = Functional(energy, x=en.Real(2), y=en.Real(2))
+    found = en.settle(gated, start, solver=solver, until=en.Stationary(atol=1e-10), throw=True).state
+    y = brentq(lambda y: y * (1 / (1 + y**2) ** 2 + 1) - 0.3, 0, 1, xtol=1e-14)
+    assert torch.allclose(found["y"], torch.full((3, 2), y, dtype=F64), rtol=0, atol=1e-9)
+    assert torch.allclose(found["x"], torch.full((3, 2), 1 / (1 + y**2), dtype=F64), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("solver", ["block", "momentum", "euler"])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from energynet.conditional import ConditionalFlow
 from energynet.energy import Energy
+from energynet.errors import StateError
 from energynet.forces import TracedForces
 from energynet.one_hot import OneHot
 from energynet.programs import program_of, signature
@@ -82,16 +83,26 @@ def _found(energy: Energy, start: State, held: State) -> Factorial | None:
     blocks = flow.forces.blocks
     if not isinstance(flow.forces, TracedForces) or len(blocks) != 1 or blocks[0].exact != flow.names:
         return None
+    if flow.forces.quadratic(flow.names) is None:  # a force does not tell of jumps
+        return None
     flat = all(isinstance(c.value, float) and c.value == 0.0 for c in flow.forces.exact(0))
     return Factorial(flow) if flat else None
 
 
 def check_means(energy: Energy, state: State) -> None:
-    """Raise `StateError` unless a part of a state may hold means: in range, but for the rest as a state."""
+    """Raise `StateError` unless a part of a state may hold means: in range, of choices with the sum 1."""
     reference = next((p for p in energy.parameters() if p.is_floating_point()), None)
     check_forms(type(energy).__name__, energy.variables, state, reference, partial=True)
     for name, value in state.items():
-        Variable.check_values(energy.variables[name], name, value)
+        variable = energy.variables[name]
+        Variable.check_values(variable, name, value)
+        if isinstance(variable, OneHot) and value.numel():
+            off = (value.sum(-1) - 1).abs().amax()
+            if bool(off > variable.shape[-1] * torch.finfo(value.dtype).eps ** 0.5):
+                raise StateError(
+                    f"variable {name!r}: expected probabilities of the choices of {variable!r}, with the sum "
+                    f"1 along the last dimension, got sums that are off by up to {float(off):g}"
+                )
 
 
 def drawn(variables: Mapping[str, Variable], means: State, generator: torch.Generator | None) -> State:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from typing import final
 
@@ -78,15 +80,12 @@ class MeanField(Composite):
         self.entropies = nn.ModuleList(Leak(**{name: variable}) for name, variable in moved.items())
         self.reactions = nn.ModuleList()
         if order == 2:
-            self.reactions.extend(
-                Reaction(factor, part, relaxed, temperature)
-                for factor, part in energy.parts()
-                if not isinstance(part, Field)
-            )
+            pairwise = [(factor, part) for factor, part in energy.parts() if not isinstance(part, Field)]
+            self.reactions.append(Reaction(pairwise, moved, self.temperature))
 
     def reaction_gradient(self, state: State) -> dict[nn.Parameter, Tensor]:
         """The gradient of the batch mean of the reaction in the parameters; empty for ``order=1``."""
-        parameters = list(self.reactions.parameters())
+        parameters = [p for p in self.reactions.parameters() if p.requires_grad]
         if not parameters:
             return {}
         with torch.enable_grad():
@@ -108,42 +107,76 @@ class MeanField(Composite):
 
 @final
 class Reaction(Energy):
-    """The second order of one pairwise term: -W^2 times the variances of the two units, over 2 T."""
+    """The second order of all pairwise terms: -W^2 times the variances of the two units, over 2 T.
+
+    Parameters
+    ----------
+    terms
+        With their factors.
+    variables
+        Of the units that have a variance; what is given has none.
+    temperature
+        T.
+    """
 
     def __init__(
-        self, factor: float, term: Energy, variables: dict[str, Variable], temperature: float
+        self,
+        terms: Sequence[tuple[float, Energy]],
+        variables: Mapping[str, Variable],
+        temperature: float,
     ) -> None:
-        squared_couplings(term)  # refuses what it does not know
-        super().__init__(**{name: variables[name] for name in term.variables})
-        self.term = term
-        self.scale = -(factor**2) / (2 * temperature)
+        for _, term in terms:
+            pair_couplings(term)  # refuses what it does not know
+        super().__init__(**variables)
+        self.factors = tuple(factor for factor, _ in terms)
+        self.pairs = nn.ModuleList(term for _, term in terms)
+        self.temperature = temperature
 
     def energy(self, **state: Tensor) -> Tensor:
-        sources, targets, squares, pairs = squared_couplings(self.term)
-        first, second = (
-            torch.cat([_variance(self.variables[name], rows(state[name])) for name in names], 1)
-            for names in (sources, targets)
-        )
-        return self.scale * pairs * (second * functional.linear(first, squares)).sum(1)
+        spread = {name: _variance(self.variables[name], rows(value)) for name, value in state.items()}
+        like = next(iter(spread.values()))
+        total = like.new_zeros(like.shape[0])
+        for (first, second), weight in self._couplings().items():
+            twice = 0.5 if first == second else 1.0  # a pair within a variable is met twice
+            total = total + twice * (spread[second] * functional.linear(spread[first], weight.square())).sum(
+                1
+            )
+        return total / (-2 * self.temperature)
+
+    def _couplings(self) -> dict[tuple[str, str], Tensor]:
+        """W of each two variables, ``(second, first)``: what several terms couple counts once, as a sum."""
+        found: dict[tuple[str, str], Tensor] = {}
+        for factor, term in zip(self.factors, self.pairs, strict=True):
+            assert isinstance(term, Energy)
+            for (first, second), matrix in pair_couplings(term).items():
+                if first not in self.variables or second not in self.variables:
+                    continue
+                turned = (second, first) in found
+                key = (second, first) if turned else (first, second)
+                weight = factor * (matrix.t() if turned else matrix)
+                found[key] = found[key] + weight if key in found else weight
+        return found
 
 
 @singledispatch
-def squared_couplings(term: Energy) -> tuple[list[str], list[str], Tensor, float]:
-    """Variables of two sides of a pairwise term, W^2 as (second, first), and the weight of a pair."""
+def pair_couplings(term: Energy) -> dict[tuple[str, str], Tensor]:
+    """W of each two variables of a pairwise term, ``(units of the second, units of the first)``."""
     raise StateError(
         f"MeanField: order 2 knows the couplings of Bilinear and Coupling terms, not of {term}; use order=1"
     )
 
 
-@squared_couplings.register
-def _(term: Bilinear) -> tuple[list[str], list[str], Tensor, float]:
-    return [term.source], [term.target], term.weight.square(), 1.0
+@pair_couplings.register
+def _(term: Bilinear) -> dict[tuple[str, str], Tensor]:
+    return {(term.source, term.target): term.weight}
 
 
-@squared_couplings.register
-def _(term: Coupling) -> tuple[list[str], list[str], Tensor, float]:
+@pair_couplings.register
+def _(term: Coupling) -> dict[tuple[str, str], Tensor]:
     names = list(term.variables)
-    return names, names, term.matrix().square(), 0.5  # each pair is met twice
+    sizes = [math.prod(term.variables[name].shape) for name in names]
+    parts = [part.split(sizes, 1) for part in term.matrix().split(sizes)]
+    return {(names[i], names[j]): parts[j][i] for j in range(len(names)) for i in range(j + 1)}
 
 
 def _variance(variable: Variable, mean: Tensor) -> Tensor:

@@ -164,3 +164,12 @@ def test_the_mean_weight_of_few_steps_has_no_bias(steps: int) -> None:
     error = float(weights.std()) / math.sqrt(chains)
     assert error < 0.05 * ratio
     assert abs(float(weights.mean()) - ratio) < SIGMAS * error
+
+
+def test_reverse_needs_every_free_variable() -> None:
+    """A start that is made up would be no sample of the energy, and the estimate no bound."""
+    rbm = en.models.RestrictedBoltzmannMachine(4, 3)
+    with pytest.raises(en.StateError, match="expected values of v, h, as many"):
+        en.AnnealedImportanceSampling(rbm, steps=3).reverse({"v": torch.zeros(5, 4)})
+    with pytest.raises(en.StateError, match="expected values of v, as many"):
+        en.AnnealedImportanceSampling(rbm, steps=3, summed=("h",)).reverse({"h": torch.zeros(5, 3)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -109,3 +111,38 @@ def test_unknown_and_partly_held_names_are_refused() -> None:
     held = en.Partial(torch.ones(1, 5, dtype=F64), torch.tensor([True, False, False, False, False]))
     with pytest.raises(en.SettlingError, match="a part is held"):
         en.AnnealedImportanceSampling(deep(), steps=3, summed=("h",)).estimate({"h": held})
+
+
+@pytest.mark.parametrize("sampler", [None, en.HamiltonianMonteCarlo(0.5, 3)], ids=["gibbs", "hmc"])
+def test_what_is_left_may_be_normal(sampler: en.Sampler | None) -> None:
+    """Integrated out in turn: the normal units leave log sums of exp(c.h + |b + W'h|^2 / 2) over h."""
+    machine = en.models.RestrictedBoltzmannMachine(3, 2, visible=en.Real(3))
+    random(machine, 0.5, 4)
+    weight, b, c = (p.detach() for p in (machine.weight, machine.visible_bias, machine.hidden_bias))
+    h = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=F64)] * 2)
+    pulled = 0.5 * (b + h @ weight).square().sum(1) + h @ c
+    truth = (pulled.logsumexp(0) + 1.5 * math.log(2 * math.pi)).reshape(1)
+    annealing = en.AnnealedImportanceSampling(machine, sampler=sampler, steps=20, chains=2000, summed=("h",))
+    within(annealing.estimate(generator=generator()), truth, 0.03)
+
+
+def test_a_place_that_comes_twice_is_no_move() -> None:
+    found = [
+        en.AnnealedImportanceSampling(deep(), betas=betas, chains=20, summed=("h",))
+        .estimate(generator=generator())
+        .statistics["flips"]
+        for betas in ([0.0, 0.5, 1.0], [0.0, 0.0, 0.5, 1.0, 1.0])
+    ]
+    assert torch.equal(*found)
+    assert float(found[0].mean()) > 0.1
+
+
+def test_what_is_no_bit_and_no_spin_or_all_that_is_free_is_refused() -> None:
+    softmax = en.models.RestrictedBoltzmannMachine(6, 2, visible=en.OneHot(2, 3))
+    normal = en.models.RestrictedBoltzmannMachine(3, 2, visible=en.Real(3))
+    for machine in (softmax, normal):
+        with pytest.raises(en.SettlingError, match="bits and spins alone are summed out"):
+            en.AnnealedImportanceSampling(machine, steps=3, summed=("v",)).estimate()
+    field = en.terms.Field(s=en.Bit(3))
+    with pytest.raises(en.SettlingError, match="nothing is left to anneal"):
+        en.AnnealedImportanceSampling(field, steps=3, summed=("s",)).estimate()

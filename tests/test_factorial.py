@@ -77,6 +77,13 @@ def test_there_is_none_where_units_depend_on_each_other_or_on_themselves() -> No
     for energy, free in ((coupled, ["h"]), (between, ["h", "g"]), (square, ["h"]), (real, ["h"])):
         assert factorial(randomised(energy), free, {"v": v}) is None
     assert factorial(randomised(coupled), [], {"v": v}) is None
+    jumps = (
+        lambda e, v, h: ((h > 0.5).to(h.dtype) * v[:, :2]).sum(1),
+        lambda e, v, h: ((h.round() + h) * v[:, :2]).sum(1),
+        lambda e, v, h: (h * v[:, :2]).sum(1) + (h.sum(1) > 1.5).to(h.dtype),
+    )
+    for jump in jumps:  # of which the force tells nothing
+        assert factorial(Functional(jump, v=en.Bit(3), h=en.Bit(2)), ["h"], {"v": v}) is None
     given = {"v": v, "g": states(2).repeat(2, 1)}
     assert factorial(randomised(between), ["h"], given) is not None
 
@@ -129,3 +136,14 @@ def test_means_are_checked_but_for_being_values() -> None:
     ):
         with pytest.raises(en.StateError, match=message):
             check_means(rbm, {"v": wrong})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_means_of_choices_have_the_sum_one(dtype: torch.dtype) -> None:
+    energy = Field(c=en.OneHot(2, 3)).to(dtype)
+    thirds = torch.full((4, 2, 3), 1 / 3, dtype=dtype)
+    check_means(energy, {"c": thirds})
+    check_means(energy, {"c": thirds[:0]})
+    for wrong in (torch.zeros_like(thirds), torch.ones_like(thirds), thirds * 0.99):
+        with pytest.raises(en.StateError, match="with the sum 1"):
+            check_means(energy, {"c": wrong})

@@ -121,3 +121,36 @@ def test_what_it_cannot_do_is_said() -> None:
         en.MeanField(machine(0.1, 0), temperature=0.0)
     with pytest.raises(TypeError, match="then condition it"):
         en.MeanField(machine(0.1, 0).condition(v=torch.zeros(1, 5, dtype=F64)))
+
+
+def test_couplings_of_several_terms_are_squared_as_a_sum() -> None:
+    v, h = en.Bit(3), en.Bit(2)
+    draw = torch.Generator().manual_seed(2)
+    up, down, whole = (
+        en.terms.Bilinear("v", "h", v=v, h=h),
+        en.terms.Bilinear("h", "v", v=v, h=h),
+        en.terms.Bilinear("v", "h", v=v, h=h),
+    )
+    among, more = en.terms.Coupling(v=v), en.terms.Coupling(v=v, h=h)
+    for term in (up, down, among, more):
+        nn.init.normal_(term.weight, generator=draw)
+    with torch.no_grad():
+        whole.weight.copy_(up.weight + 2 * down.weight.t() + more.matrix()[3:, :3])
+    inner, outer = en.terms.Coupling(v=v), en.terms.Coupling(h=h)
+    with torch.no_grad():
+        inner.weight.copy_(among.matrix() + more.matrix()[:3, :3])
+        outer.weight.copy_(more.matrix()[3:, 3:])
+    means = {"v": torch.rand(4, 3, generator=draw), "h": torch.rand(4, 2, generator=draw)}
+    found = en.MeanField(up + 2.0 * down + among + more, 2).energy(**means)
+    expected = en.MeanField(whole + inner + outer, 2).energy(**means)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", [en.Real(3), en.Unit(3), en.NonNegative(3)], ids=repr)
+def test_what_is_continuous_and_given_has_no_reaction(given: en.Variable) -> None:
+    h = en.Bit(2)
+    energy = (en.terms.Bilinear("x", "h", x=given, h=h) + en.terms.Field(h=h)).to(F64)
+    x = torch.rand(4, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
+    found = en.settle(en.MeanField(energy, 2), clamp={"x": x}, until=TIGHT)
+    truth = en.exact.log_partition(energy, clamp={"x": x})  # the units are independent
+    assert torch.allclose(-found.energy, truth, rtol=0, atol=1e-9)

@@ -113,10 +113,10 @@ class AnnealedImportanceSampling:
     chains
         For each sample of the clamp. 100, for a standard error of a tenth of the spread of the weights.
     summed
-        Names of discrete variables that are summed out in closed form, whose units are independent given the
-        others: one layer of a restricted Boltzmann machine, every other layer of a deep one (Salakhutdinov
-        and Murray 2008, eq. 17). The chains are those of the other variables; the weights vary less. None by
-        default.
+        Names of variables of bits or spins that are summed out in closed form, whose units are independent
+        given the others, of which there must be some: one layer of a restricted Boltzmann machine, every
+        other layer of a deep one (Salakhutdinov and Murray 2008, eq. 17). The chains are those of the other
+        variables; the weights vary less. None by default.
 
     Raises
     ------
@@ -200,12 +200,13 @@ class AnnealedImportanceSampling:
         clamp = {**self._clamp, **(clamp or {})}
         with torch.no_grad():
             path = self._path(clamp)
-            unknown = set(samples) - set(_free(self.energy, clamp))
+            free = _free(self.energy, clamp)
+            needed = [name for name in free if name not in self.summed]
             like = self._like(clamp, samples)
             count = len(next(iter(samples.values()), ()))
-            if unknown or not count or count % len(like):
+            if not set(needed) <= set(samples) <= set(free) or not count or count % len(like):
                 raise StateError(
-                    f"reverse: expected values of {', '.join(_free(self.energy, clamp))}, as many for each "
+                    f"reverse: expected values of {', '.join(needed)}, as many for each "
                     f"of the {len(like)} samples of the clamp, got {count} of {', '.join(samples) or 'none'}"
                 )
             wide = _repeated(clamp, count // len(like))
@@ -257,17 +258,17 @@ class AnnealedImportanceSampling:
     def _run_summed(
         self, path: Path, clamp: Clamp, law: SummedOut, like: Tensor, betas: Sequence[float]
     ) -> PartitionEstimate:
-        rest, told = law.rest, {}
+        rest, told, moves = law.rest, {}, 0
         count = len(next(iter(rest.values())))
         weights = torch.zeros(count, dtype=torch.float64, device=like.device)
         for before, beta in pairwise(betas):
             here = law.evaluate(rest)
             weights = weights + here.log_density(beta) - here.log_density(before)
             if beta not in (0.0, 1.0):
+                moves += 1
                 rest, statistics = law.move(rest, here.gap(beta), path.place(beta))
                 for name, value in statistics.items():
                     told[name] = told[name] + value if name in told else value
-        moves = len(betas) - 2
         chains = (len(like), count // len(like))
         return PartitionEstimate(
             log_weights=weights.unflatten(0, chains),

@@ -16,7 +16,7 @@ from energynet.errors import SettlingError
 from energynet.samplers import Gibbs, Sampler
 from energynet.samplers.noise import uniform
 from energynet.state import State
-from energynet.variable import rows
+from energynet.variable import TwoValued, rows
 
 
 @final
@@ -34,7 +34,7 @@ class SummedOut:
     path
         From base to target.
     names
-        Variables to sum out.
+        Variables of two values to sum out.
     clamp
         What is held; no summed variable in part.
     start
@@ -61,14 +61,25 @@ class SummedOut:
                     f"AnnealedImportanceSampling: summed names {name!r}, which is not free; free are "
                     f"{', '.join(free)}"
                 )
+            if not isinstance(path.variables[name], TwoValued):
+                raise SettlingError(
+                    f"AnnealedImportanceSampling: summed names {name!r}, which is {path.variables[name]!r}; "
+                    "leave it out, for bits and spins alone are summed out"
+                )
         self.rest = {name: value for name, value in start.items() if name not in names}
+        if not self.rest:
+            raise SettlingError(
+                f"AnnealedImportanceSampling: summed names all that is free, {', '.join(free)}, so that "
+                "nothing is left to anneal; leave one out"
+            )
         count = len(next(iter(self.rest.values())))
         like = next(iter(self.rest.values()))
         held = {name: value for name, value in clamp.items() if isinstance(value, Partial)}
         self.low = {
             n: like.new_full((count, *path.variables[n].shape), path.variables[n].low) for n in self.names
         }
-        still = {MIXTURE: like.new_zeros(count, 1)}
+        target, _ = path.place(1.0)
+        still = {MIXTURE: like.new_tensor(target).expand(count, -1)}
         self.target = _flow(path.condition(**whole), {**held, **still}, {**self.rest, **self.low}, names)
         given = {name: value for name, value in whole.items() if name in path.base.variables}
         base = path.base.condition(**given) if given else path.base

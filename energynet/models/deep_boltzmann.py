@@ -90,7 +90,8 @@ class DeepBoltzmannMachine(Machine):
         Returns
         -------
         Solution
-            Means by name; with ``order=1`` minus its energy is a lower bound of log sum_h exp(-E(v, h)).
+            Means by name; with ``order=1``, given bits, minus its energy is a lower bound of
+            log sum_h exp(-E(v, h)).
         """
         return settle(MeanField(self, order), clamp={"v": v}, **options)
 
@@ -146,7 +147,11 @@ class DeepBoltzmannMachine(Machine):
                 partition = self.log_partition(
                     how, base=base, steps=steps, chains=chains, generator=generator
                 )
-            if method != "ais":
+            if (
+                len(self.hidden) == 1
+            ):  # independent units: mean field would be exact, and nothing is left to anneal
+                found = -self.free_energy(v, **given)
+            elif method != "ais":
                 found = -self.infer(self.data(v, given)["v"]).energy
             else:
                 annealing = AnnealedImportanceSampling(

@@ -217,7 +217,8 @@ class Machine(Composite):
         count = rows(v).shape[1]
         index = torch.arange(count, device=v.device)
         if units is not None:
-            index = torch.randperm(count, generator=generator).to(v.device)[:units]
+            where = v.device if generator is None else generator.device
+            index = torch.randperm(count, generator=generator, device=where)[:units].to(v.device)
         now = self.free_energy(v, **given)
         found = functional.logsigmoid(self.flipped(data, index) - now.unsqueeze(1)).sum(1)
         return found if units is None else found * (count / len(index))

@@ -209,10 +209,11 @@ class ConditionalRBM(_TwoLayers):
 def _declared(name: str, variable: Variable | None, units: int) -> Variable:
     if variable is None:
         return Bit(units)
-    known = isinstance(variable, TwoValued | OneHot) or (name == "visible" and type(variable) is Real)
+    normal = name == "visible" and isinstance(variable, Real) and variable.link is None
+    known = normal or isinstance(variable, TwoValued | OneHot)
     if not known or math.prod(variable.shape) != units:
         raise ValueError(
             f"{name}: expected the declaration of {units} units such as Bit({units}), Spin({units}), a "
-            f"OneHot of as many entries or, for visible ones, Real({units}), got {variable!r}"
+            f"OneHot of as many entries or, for visible ones, Real({units}) without a link, got {variable!r}"
         )
     return variable

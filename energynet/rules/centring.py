@@ -88,7 +88,7 @@ class Centring(nn.Module):
                     gradient[bias] = gradient[bias] - (factor / field) * change.reshape(gradient[bias].shape)
 
     def _follow(self, clamped: State) -> None:
-        known = self.offsets.get()
+        known = self.offsets.get(next(iter(clamped.values())).device)
         found: State = {}
         for name in self._fields:
             mean = rows(clamped[name]).mean(0)

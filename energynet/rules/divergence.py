@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, final
@@ -24,6 +25,7 @@ from energynet.solution import Solution, check_finite
 from energynet.solvers import Solver
 from energynet.state import State
 from energynet.stopping import Status
+from energynet.variable import Spin
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -171,7 +173,12 @@ class ContrastiveDivergence(LearningRule):
         clamped, free = (phase.solution for phase in phases)
         # a flow that has moved the data, too, is at samples of all, which have no entropy
         summed = free.flow.names == clamped.flow.names
-        return _free_energy(clamped).mean() - (_free_energy(free) if summed else free.energy).mean()
+        by = self.clamped
+        if isinstance(by, MeanField) and clamped.flow.conditioned.base is by:
+            data = _free_energy_of_means(by, clamped)
+        else:
+            data = _free_energy(clamped)
+        return data.mean() - (_free_energy(free) if summed else free.energy).mean()
 
     def learn(self, data: Mapping[str, Tensor]) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
         phases = self.phases(**data)
@@ -209,7 +216,8 @@ class ContrastiveDivergence(LearningRule):
 
     def _free(self, given: State, clamped: Solution, law: Factorial | None, *, moves: bool) -> Solution:
         """The free phase: k steps of the sampler, then hidden variables at their means."""
-        kept = self.chains.get() if self.persistent else {}
+        device = next(iter(clamped.state.values())).device
+        kept = self.chains.get(device) if self.persistent else {}
         start = {name: kept[name] for name in self.energy.variables if name in kept}
         if not start:
             rest = {name: value for name, value in clamped.state.items() if name not in given}
@@ -293,3 +301,11 @@ def _free_energy(solution: Solution) -> Tensor:
     """The energy of each sample, less the entropy of what has settled."""
     moved = {name: solution.state[name] for name in solution.flow.names}
     return solution.energy - entropy(solution.flow.variables, moved, solution.energy)
+
+
+def _free_energy_of_means(by: MeanField, solution: Solution) -> Tensor:
+    """The same where a mean field has settled: what is given has no entropy here, and spins no constant."""
+    variables, energy = by.base.variables, solution.energy
+    given = {name: value for name, value in solution.state.items() if name not in solution.flow.names}
+    spins = sum(math.prod(v.shape) for v in variables.values() if isinstance(v, Spin))
+    return energy + by.temperature * (entropy(variables, given, energy) - spins * math.log(2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
 
@@ -23,9 +24,10 @@ class Kept(nn.Module):
         for name, value in tensors.items():
             self.register_buffer(name, value)
 
-    def get(self) -> dict[str, Tensor]:
-        """All, by name."""
-        return {name: value for name, value in self._buffers.items() if value is not None}
+    def get(self, device: torch.device | None = None) -> dict[str, Tensor]:
+        """All, by name; moved where a device is given, for checkpoints may be read on another."""
+        found = {name: value for name, value in self._buffers.items() if value is not None}
+        return found if device is None else {name: value.to(device) for name, value in found.items()}
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *rest: Any, **options: Any

@@ -171,7 +171,8 @@ class MonteCarloEM(LearningRule):
     def _flow(self, data: Mapping[str, Tensor]) -> tuple[EnergyFlow, Sampler]:
         clamp = {n: v.repeat_interleave(self.chains, 0) for n, v in data.items()} if self.chains > 1 else data
         hidden = {n: v for n, v in self.energy.variables.items() if n not in data}
-        start = self.held.get() if self.persistent else {}
+        device = next(iter(clamp.values())).device
+        start = self.held.get(device) if self.persistent else {}
         batch = len(next(iter(clamp.values())))
         for name, value in start.items():
             if len(value) != batch or name not in hidden:

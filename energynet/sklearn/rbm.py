@@ -84,7 +84,8 @@ class RBM(BernoulliRBM):
             torch.from_numpy(array)
             for array in (self.components_, self.intercept_hidden_, self.intercept_visible_, self.h_samples_)
         )
-        v = torch.from_numpy(np.require(v_pos, requirements="W")).to(weight.dtype)
+        # a copy, for torch takes no negative strides
+        v = torch.from_numpy(np.array(v_pos, dtype=self.components_.dtype, order="C"))
         rate = float(self.learning_rate) / len(v)
         with torch.no_grad():
             h = torch.addmm(hidden, v, weight.t()).sigmoid_()

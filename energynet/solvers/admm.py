@@ -29,7 +29,7 @@ class ADMM(Splitting):
     Parameters
     ----------
     penalty
-        Of a difference between the two minimisers, in units of the mean curvature of the smooth part. 0.4 is
+        Of a difference between the two minimisers, in units of the mean curvature of the smooth part. 0.5 is
         near the best for codes in which about a tenth of the atoms are active; less is faster where more are.
     relaxation
         Over-relaxation, from 1 (none) to below 2 (sect. 3.4.3): 1.8 takes a tenth fewer steps than 1.6.
@@ -40,7 +40,7 @@ class ADMM(Splitting):
         By `init`, if the smooth part is not quadratic, not convex, or its Hessian differs between samples.
     """
 
-    def __init__(self, penalty: float = 0.4, relaxation: float = 1.8) -> None:
+    def __init__(self, penalty: float = 0.5, relaxation: float = 1.8) -> None:
         positive(self, penalty=penalty)
         if not 1 <= relaxation < 2:
             raise ValueError(f"ADMM: relaxation must be from 1 to below 2, got {relaxation!r}")

@@ -257,13 +257,14 @@ def table(runs: dict[str, Run]) -> list[str]:
 def draw_accuracy(runs: dict[str, Run], path: Path) -> None:
     """Test accuracy against epochs."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    epochs = len(next(iter(runs.values())).accuracy)
     for number, (name, run) in enumerate(runs.items()):
-        if run.accuracy:
+        if len(run.accuracy) == epochs:  # not the generative weights, which are judged once
             style = ("-", "--", ":", "-", "-")[number % 5]
             axes.plot(range(1, len(run.accuracy) + 1), [100 * a for a in run.accuracy], style, label=name)
     axes.axhline(98, color="grey", linewidth=0.8)
     axes.set(xlabel="epoch", ylabel="test accuracy (%)")
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -157,3 +157,28 @@ def test_the_clamped_phase_is_the_gradient_of_the_settled_free_energy(order: int
 def test_the_mean_field_must_be_of_the_same_energy() -> None:
     with pytest.raises(ValueError, match="not of what learns"):
         en.ContrastiveDivergence(machine(), clamped=en.MeanField(machine()))
+
+
+@pytest.mark.parametrize("method", ["ais", "bound", "exact"])
+def test_hidden_units_of_one_layer_are_summed_in_closed_form(method: str) -> None:
+    made = machine(sizes=(4, 3))
+    v = every(4)
+    hidden = every(3)
+    energies = torch.stack([by_definition(made, [one.expand(8, -1), hidden]) for one in v])
+    sums = energies.neg().logsumexp(1)
+    found = made.log_likelihood(v, method, partition=known(sums.logsumexp(0)))
+    assert torch.allclose(found, sums - sums.logsumexp(0), rtol=0, atol=1e-10)
+
+
+def test_a_weight_that_does_not_learn_has_no_part_in_the_reaction() -> None:
+    made, v = machine(0.4, sizes=(3, 2, 2)), every(3)[:2]
+
+    def slopes() -> dict[str, Tensor]:
+        draw = torch.Generator().manual_seed(0)
+        return gradient(en.ContrastiveDivergence(made, clamped=en.MeanField(made, 2), generator=draw), v)
+
+    whole = slopes()
+    made.get_parameter("couplings.v_h1.weight").requires_grad_(False).grad = None
+    some = slopes()
+    assert set(whole) - set(some) == {"couplings.v_h1.weight"}
+    assert all(torch.allclose(some[name], whole[name], atol=1e-12) for name in some)

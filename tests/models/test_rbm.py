@@ -179,6 +179,8 @@ def test_what_does_not_fit_is_told() -> None:
         en.models.RestrictedBoltzmannMachine(4, 3, en.Bit(5))
     with pytest.raises(ValueError, match="Real"):
         en.models.RestrictedBoltzmannMachine(4, 3, hidden=en.Real(3))
+    with pytest.raises(ValueError, match="without a link"):
+        en.models.RestrictedBoltzmannMachine(4, 3, visible=en.Real(4, link=en.Tanh()))
     with pytest.raises(ValueError, match=r'"exact", "ais" or None'):
         rbm.log_partition("annealed")
     with pytest.raises(en.StateError, match="only the values 0 and 1"):

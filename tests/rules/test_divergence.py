@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import energynet as en
+from energynet.rules.kept import Kept
 from helpers.machines import (
     BIT,
     F64,
@@ -304,3 +305,35 @@ def test_data_that_teach_nothing_are_refused() -> None:
         rule(v=states(4).float())
     with pytest.raises(en.StateError, match="pass what is to be learnt"):
         en.MaximumLikelihood(restricted())()
+
+
+@pytest.mark.parametrize("spins", [False, True])
+def test_the_value_of_a_settled_clamped_phase_is_the_energy_less_the_entropy_of_the_hidden_means(
+    spins: bool,
+) -> None:
+    """Data that are means have an entropy of their own, which is no part of their free energy."""
+    machine = en.models.BoltzmannMachine(3, 2, mask=graph(hidden_coupled=True), spins=spins)
+    randomised(machine, 0.5)
+    grey = torch.rand(6, 3, dtype=F64, generator=generator(1))
+    v = 2 * grey - 1 if spins else grey
+    rule = en.ContrastiveDivergence(machine, clamped=en.MeanField(machine), generator=generator())
+    phases = rule.phases(v=v)
+    clamped, free = (phase.solution.state for phase in phases)
+    high = (clamped["h"] + 1) / 2 if spins else clamped["h"]
+    disorder = torch.special.entr(high) + torch.special.entr(1 - high)
+    data = machine.energy(**clamped) - disorder.sum(1)
+    expected = data.mean() - machine.energy(**free).mean()
+    assert float(rule.value(phases).detach()) == pytest.approx(float(expected.detach()), abs=1e-9)
+    assert float(disorder.min().detach()) > 0.01
+
+
+def test_what_is_kept_comes_to_the_device_of_the_data() -> None:
+    """Checkpoints are read on the CPU; the meta device stands for any other."""
+    kept = Kept()
+    kept.load_state_dict({"v": torch.ones(2, 3), "attempts": torch.zeros(2, dtype=torch.int64)})
+    found = kept.get(torch.device("meta"))
+    assert {name: (value.device.type, value.dtype) for name, value in found.items()} == {
+        "v": ("meta", torch.float32),
+        "attempts": ("meta", torch.int64),
+    }
+    assert torch.equal(kept.get()["v"], torch.ones(2, 3))

@@ -51,6 +51,14 @@ def test_partial_fits_are_those_of_scikit_learn_whatever_the_sizes_and_the_stora
             assert np.allclose(getattr(ours, name), getattr(theirs, name), atol=1e-10), name
 
 
+def test_views_that_run_backwards_are_learned_from() -> None:
+    """Torch has no negative strides."""
+    settings = {"n_components": 3, "n_iter": 2, "random_state": 0}
+    for X in (DIGITS[30::-1, 20:28], DIGITS[:30, 28:20:-1]):
+        ours, theirs = en.sklearn.RBM(**settings).fit(X), BernoulliRBM(**settings).fit(X)
+        assert np.allclose(ours.components_, theirs.components_, atol=1e-10)
+
+
 def test_expectations_of_its_own_tests() -> None:
     """test_fit, test_fit_gibbs, test_gibbs_smoke, test_score_samples and test_sparse_and_verbose there."""
     rbm = en.sklearn.RBM(n_components=64, learning_rate=0.1, batch_size=10, n_iter=7, random_state=9)

@@ -165,3 +165,14 @@ def test_gradients_through_the_steps_are_those_of_finite_differences(solver: en.
                 levels.append(level())
                 parameter[place] -= shift
         assert float(gradient[place]) == pytest.approx((levels[0] - levels[1]) / 2e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("solver", [en.Proximal(), en.ADMM(), en.CoordinateDescent()], ids=repr)
+def test_held_units_of_a_smooth_energy_do_not_count(solver: en.Solver) -> None:
+    hessian, field = positive_definite(3), np.random.default_rng(0).normal(size=(2, 3))
+    energy = Functional(quadratic, {"H": torch.from_numpy(hessian)}, f=en.Real(3), a=en.Real(3))
+    held = en.Partial(torch.full((2, 3), 0.4, dtype=F64), torch.tensor([True, False, False]))
+    clamp = {"f": torch.from_numpy(field), "a": held}
+    found = en.settle(energy, clamp=clamp, solver=solver, throw=True).state["a"].numpy()
+    rest = np.linalg.solve(hessian[1:, 1:], (field[:, 1:] - 0.4 * hessian[0, 1:]).T).T
+    assert found == pytest.approx(np.column_stack([np.full(2, 0.4), rest]), abs=1e-8)

@@ -108,7 +108,7 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="cannot follow"):
         en.terms.Sparsity(1.0, learn_strength=True, a=en.Real(2, link=en.SoftThreshold(1.0)))
     for bounded in (en.Unit(2), en.Interval(2, low=-1, high=1), en.Interval(2, low=0.5, high=math.inf)):
-        with pytest.raises(ValueError, match="the normaliser of Laplace.* is not known"):
+        with pytest.raises(ValueError, match=r"the normaliser of Laplace.* is not known"):
             en.terms.Sparsity(1.0, learn_strength=True, a=bounded)
     with pytest.raises(ValueError, match="the threshold is a positive number"):
         en.terms.Shrinkage(0.0)

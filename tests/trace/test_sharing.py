@@ -31,4 +31,4 @@ def test_an_error_with_a_constant_is_shared_with_its_sign() -> None:
     flow = en.GradientFlow(energy, {"c": state["c"]}, {n: state[n] for n in "hy"})
     kernel = flow.forces.dynamics.force  # type: ignore[attr-defined]
     assert kernel._nested  # the force on y holds the error
-    assert kernel.source.count("mm(") == 2  # forwards and back
+    assert kernel.source.replace("mm_(", "mm(").count("mm(") == 2  # forwards and back

@@ -70,7 +70,7 @@ class ContrastiveDivergence(LearningRule):
     clamped_steps
         Its steps, or the most of them; 10 by default.
     chains
-        How many persistent chains; None, the default, for as many as the first batch has samples.
+        How many chains, persistent or not; None, the default, for as many as the (first) batch has samples.
     centring
         Rate at which the means are followed that units are centred by (Montavon and Mueller 2012; Melchior,
         Fischer and Wiskott 2016, JMLR 17:99, who take 0.01), 0, the default, for no centring. The gradient is
@@ -136,6 +136,10 @@ class ContrastiveDivergence(LearningRule):
                 "ContrastiveDivergence: persistent chains are of one law, but what is given makes another "
                 "for "
                 "each sample; use persistent=False, with a larger k"
+            )
+        if chains is not None and self.given:
+            raise ValueError(
+                "ContrastiveDivergence: chains under a condition are as many as the samples; leave out chains"
             )
         self.k = k
         self.persistent = persistent

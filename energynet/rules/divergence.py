@@ -126,6 +126,21 @@ class ContrastiveDivergence(LearningRule):
                     f"ContrastiveDivergence: given {name!r} is no variable of the energy; "
                     f"it has {', '.join(map(repr, energy.variables))}"
                 )
+        for name in getattr(energy, "given", ()):
+            if name not in self.given:
+                raise StateError(
+                    f"ContrastiveDivergence: the law of {energy} is conditional on {name!r}; "
+                    f"pass given=({name!r},)"
+                )
+        if sampler is not None and not isinstance(sampler, Solver):
+            raise TypeError(
+                f"ContrastiveDivergence: sampler must be an instance such as Gibbs(), got {sampler!r}"
+            )
+        if clamped is not None and not isinstance(clamped, Solver | MeanField):
+            raise TypeError(
+                "ContrastiveDivergence: clamped must be an instance such as MeanField(energy) or Gibbs(), "
+                f"got {clamped!r}"
+            )
         if isinstance(clamped, MeanField) and clamped.base is not energy:
             raise ValueError(
                 f"ContrastiveDivergence: clamped is the mean field of {clamped.base}, not of what learns, "

@@ -285,12 +285,26 @@ def test_replicas_of_tempering_persist() -> None:
         ({"given": "v", "persistent": True}, "persistent chains are of one law"),
         ({"given": "v", "chains": 3}, "leave out chains"),
         ({"centring": 1.5}, "up to 1"),
+        ({"sampler": en.Gibbs}, "sampler must be an instance"),
+        ({"clamped": en.MeanField}, r"such as MeanField\(energy\)"),
     ],
     ids=lambda value: str(value)[:20],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:
-    with pytest.raises((ValueError, en.StateError), match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         en.ContrastiveDivergence(restricted(), **settings)  # type: ignore[arg-type]
+
+
+def test_what_a_law_is_conditional_on_has_to_be_given() -> None:
+    with pytest.raises(en.StateError, match=r"conditional on 'u'; pass given=\('u',\)"):
+        en.ContrastiveDivergence(en.models.ConditionalRBM(3, 2, 4))
+
+
+def test_data_go_by_name() -> None:
+    with pytest.raises(TypeError, match=r"which are v, h; .*rule\(v=\.\.\.\)"):
+        en.ContrastiveDivergence(restricted())(states(4))
+    with pytest.raises(TypeError, match="expected an energy first, got Linear"):
+        en.ContrastiveDivergence(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
 
 
 def test_data_that_teach_nothing_are_refused() -> None:

@@ -149,6 +149,8 @@ def test_it_stands_in_a_pipeline() -> None:
 
 def test_bad_dictionaries_and_codes_are_refused() -> None:
     coder = en.sklearn.SparseCoder(np.eye(3))
+    with pytest.raises(ValueError, match="batch_size must be a number above 0, got 0"):
+        en.sklearn.DictionaryLearning(2, batch_size=0).fit([[0.0, 1.0], [1.0, 0.0]])
     with pytest.raises(ValueError, match="atoms of 3 features, but X has 4"):
         coder.fit(np.ones((2, 4)))
     with pytest.raises(ValueError, match="codes of 3 atoms, got 2"):

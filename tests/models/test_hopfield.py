@@ -348,6 +348,8 @@ def test_what_does_not_fit_is_refused() -> None:
         model.store(torch.ones(2, 3))
     with pytest.raises(en.StateError, match=r"values -1 and \+1"):
         model.store(torch.zeros(4))
+    with pytest.raises(en.StateError, match=r"values -1 and \+1"):
+        model.store(torch.tensor([True, False, True, True]))
     with pytest.raises(ValueError, match="call forget"):
         model.store(spins(1, 4)).store(spins(1, 4), rule="pseudoinverse")
     assert not model.forget().weight.any()

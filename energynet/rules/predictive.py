@@ -41,8 +41,9 @@ class Clamped(LearningRule):
     solver
         Moves the variables that are not in the data.
     start
-        From the data, by name, to the values from which other variables start; None starts at what the data
-        predict, where the energy has `Prediction` terms, else at the domains' initial values.
+        From the data, by name, to the values from which other variables start. Those that it does not give,
+        or all for None, start at what is predicted, where the energy has `Prediction` terms, else at the
+        domains' initial values.
     """
 
     owns_gradient = True
@@ -63,7 +64,7 @@ class Clamped(LearningRule):
         with torch.no_grad():
             if set(data) < set(self.energy.variables):
                 if self.start is not None:
-                    return flow_of(self.energy, data, self.start(**data), solver=self.solver)
+                    return flow_of(self.energy, data, self._started(data, self.start), solver=self.solver)
                 return _from_predictions(flow_of(self.energy, data, solver=self.solver))
             self.energy.check(data, partial=True)
             name, value = next(
@@ -71,6 +72,12 @@ class Clamped(LearningRule):
             )  # nothing is left to settle, but the state is still a phase
             held = Partial(value, torch.ones_like(value, dtype=torch.bool))
             return flow_of(self.energy, {**data, name: held}, solver=self.solver)
+
+    def _started(self, data: Mapping[str, Tensor], start: Start) -> State:
+        """The data, what a function of them gives, and what both predict."""
+        known = {**start(**data), **data}
+        self.energy.check(known, partial=True)
+        return {**known, **predicted(self.energy, known)}
 
     def _require(self, data: Mapping[str, Tensor]) -> None:
         if not data:
@@ -189,13 +196,11 @@ class MaximumAPosteriori(Clamped):
         energy = self._errors[names]
         start: State = {}
         if self.start is not None:
-            known = {**self.start(**data), **data}
-            self.energy.check(known, partial=True)
-            batch, like = common(self.energy, known)
+            states = self._started(data, self.start)
+            batch, like = common(self.energy, states)
             for name, variable in self.energy.variables.items():
-                if name not in known and name in energy.variables:  # nothing predicts it
-                    known[name] = variable.initial(batch, dtype=like.dtype, device=like.device)
-            states = {**known, **predicted(self.energy, known)}
+                if name not in states:
+                    states[name] = variable.initial(batch, dtype=like.dtype, device=like.device)
             start = {n: v for n, v in energy.to_errors(states).items() if n not in data}
         return flow_of(energy, data, start, solver=self.solver)
 

@@ -118,16 +118,17 @@ def test_amortised_inference_starts_there_and_learns_where_it_ended() -> None:
 
 
 def test_a_start_means_the_same_in_states_and_in_errors() -> None:
-    """Without a step: what nothing predicts and nobody gives is at zero, and what is clamped at the data."""
-    model = network(3, 4, 2) + 0.5 * en.terms.Leak(x=en.Real(3))
-    data, h1 = clamped(network(3, 4, 2)), torch.randn(5, 4, dtype=F64)
-    x = data["x"]
+    """Without a step: what is given, what that predicts, else zero; and what is clamped at the data."""
+    net = network(3, 4, 5, 2)
+    model = net + 0.5 * en.terms.Leak(x=en.Real(3))
+    data, h1 = clamped(net), torch.randn(5, 4, dtype=F64)
+    x, h2 = data["x"], net.get_submodule("predictions.h1_h2.module")(h1).detach()
     cases: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = [
         ({"y": data["y"]}, {"h1": h1}),
         (data, {"h1": h1, "x": x + 1}),
     ]
     for given, start in cases:
-        state = {"x": torch.zeros(5, 3, dtype=F64), "h1": h1, **given}
+        state = {"x": torch.zeros(5, 3, dtype=F64), "h1": h1, "h2": h2, **given}
         for coordinates in ("states", "errors"):
             rule = en.MaximumAPosteriori(
                 model, start=lambda start=start, **_: start, coordinates=coordinates, max_steps=0

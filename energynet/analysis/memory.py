@@ -103,8 +103,8 @@ class Attractors:
     kind: tuple[str, ...]
 
     def share(self, kind: str) -> float:
-        """The part of the cues that ended in states of a kind."""
-        chosen = torch.tensor([k == kind for k in self.kind], device=self.count.device)
+        """The part of the cues that ended in states of a kind; NaN where no cue has settled."""
+        chosen = torch.tensor([k == kind for k in self.kind], dtype=torch.bool, device=self.count.device)
         return float(self.count[chosen].sum() / self.count.sum())
 
 

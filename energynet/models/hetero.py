@@ -91,6 +91,7 @@ class BidirectionalMemory(Composite):
         """
         if x is None and y is None:
             raise StateError("recall: expected a cue of x or of y")
+        self.check({n: cue for n, cue in (("x", x), ("y", y)) if cue is not None}, partial=True)
         with torch.no_grad():
             fields = {name: field.bias for name, field in self.fields.items() if isinstance(field, Field)}
             if x is None and y is not None:

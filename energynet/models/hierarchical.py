@@ -95,5 +95,6 @@ class HierarchicalMemory(Composite):
         if solver is None:
             discrete = any(isinstance(each, Discrete) for each in self.variables.values())
             solver = Glauber() if discrete else Euler(0.1)
-        flow = flow_of(self, clamp, cues, solver=solver, generator=generator)
-        return relax(flow, solver=solver, max_steps=max_steps, record=record, generator=generator)
+        with torch.no_grad():
+            flow = flow_of(self, clamp, cues, solver=solver, generator=generator)
+            return relax(flow, solver=solver, max_steps=max_steps, record=record, generator=generator)

@@ -114,7 +114,7 @@ def checked_patterns(owner: str, patterns: Tensor, like: Tensor) -> Float[Tensor
         raise StateError(
             f"{owner}: expected patterns of shape (count, {like.shape[-1]}), got {tuple(patterns.shape)}"
         )
-    if spins.dtype == torch.bool or not bool((spins.abs() == 1).all()):
+    if spins.dtype == torch.bool or not bool(((spins == 1) | (spins == -1)).all()):
         raise StateError(
             f"{owner}: expected patterns of the values -1 and +1; threshold others, as in "
             "torch.where(x > 0.5, 1.0, -1.0)"

@@ -139,7 +139,7 @@ class BackpropEquivalent(LearningRule):
     def phases(self, **data: Tensor) -> Sequence[Phase]:
         """The output's cost at the feed-forward pass, and each prediction where its weights are read.
 
-        The gradient of the sum of their energies is the rule.
+        The gradient of the sum of their energies is the rule, but for precisions, which it does not teach.
         """
         sweep = self.sweep(data)
         slopes, _ = self.errors(sweep)
@@ -194,7 +194,7 @@ class FixedPrediction(BackpropEquivalent):
     steps
         By default one for each hidden layer, where ``rate=1`` is exact. With less the layers that the
         wavefront has not reached do not learn; with another rate the gradient is off by a term of order
-        (1 - rate)^steps.
+        steps^k (1 - rate)^steps in the layer that is k below the last hidden one.
     rate
         Of a step, in (0, 1].
 

@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from energynet.clamp import Partial
+from energynet.clamp import Partial, common
 from energynet.energy import Energy
 from energynet.errors import StateError
 from energynet.flow import EnergyFlow
@@ -41,8 +41,9 @@ class Clamped(LearningRule):
     solver
         Moves the variables that are not in the data.
     start
-        From the data, by name, to the values from which other variables start; None starts at what the data
-        predict, where the energy has `Prediction` terms, else at the domains' initial values.
+        From the data, by name, to the values from which other variables start. Those that it does not give,
+        or all for None, start at what is predicted, where the energy has `Prediction` terms, else at the
+        domains' initial values.
     """
 
     owns_gradient = True
@@ -63,7 +64,7 @@ class Clamped(LearningRule):
         with torch.no_grad():
             if set(data) < set(self.energy.variables):
                 if self.start is not None:
-                    return flow_of(self.energy, data, self.start(**data), solver=self.solver)
+                    return flow_of(self.energy, data, self._started(data, self.start), solver=self.solver)
                 return _from_predictions(flow_of(self.energy, data, solver=self.solver))
             self.energy.check(data, partial=True)
             name, value = next(
@@ -71,6 +72,12 @@ class Clamped(LearningRule):
             )  # nothing is left to settle, but the state is still a phase
             held = Partial(value, torch.ones_like(value, dtype=torch.bool))
             return flow_of(self.energy, {**data, name: held}, solver=self.solver)
+
+    def _started(self, data: Mapping[str, Tensor], start: Start) -> State:
+        """The data, what a function of them gives, and what both predict."""
+        known = {**start(**data), **data}
+        self.energy.check(known, partial=True)
+        return {**known, **predicted(self.energy, known)}
 
     def _require(self, data: Mapping[str, Tensor]) -> None:
         if not data:
@@ -175,10 +182,11 @@ class MaximumAPosteriori(Clamped):
     def _settled(self, data: Mapping[str, Tensor]) -> Phase:
         """The phase in the coordinates that the solver moves."""
         with torch.no_grad():
-            flow = self.flow(data) if self.coordinates == "states" else self._flow_of_errors(data)
+            # with everything given no error is free, as no state is
+            states = self.coordinates == "states" or set(data) >= set(self.energy.variables)
+            flow = self.flow(data) if states else self._flow_of_errors(data)
             solution = settled(flow, solver=self.solver, max_steps=self.max_steps, until=self.until)
-        energy = self.energy if self.coordinates == "states" else flow.conditioned.base
-        return Phase(1.0, energy, solution)
+        return Phase(1.0, self.energy if states else flow.conditioned.base, solution)
 
     def _flow_of_errors(self, data: Mapping[str, Tensor]) -> EnergyFlow:
         self._require(data)
@@ -188,9 +196,11 @@ class MaximumAPosteriori(Clamped):
         energy = self._errors[names]
         start: State = {}
         if self.start is not None:
-            known = {**data, **self.start(**data)}
-            states = {**known, **predicted(self.energy, known)}
-            self.energy.check(states, partial=True)
+            states = self._started(data, self.start)
+            batch, like = common(self.energy, states)
+            for name, variable in self.energy.variables.items():
+                if name not in states:
+                    states[name] = variable.initial(batch, dtype=like.dtype, device=like.device)
             start = {n: v for n, v in energy.to_errors(states).items() if n not in data}
         return flow_of(energy, data, start, solver=self.solver)
 
@@ -230,7 +240,8 @@ class IncrementalPC(Clamped):
     steps
         Of the inference, after each of which the weights move.
     solver
-        ``Euler(0.1)`` by default, gradient descent as in the paper.
+        ``Euler(0.1)`` by default, gradient descent as in the paper. It begins anew at every step, for it may
+        keep forces or curvatures, which are others once the weights have moved; so it gathers no momentum.
     start
         As in `MaximumAPosteriori`, but a module does not learn.
 
@@ -283,13 +294,12 @@ class IncrementalPC(Clamped):
         solver = self.solver
         assert solver is not None
         point = flow.start
-        carry = solver.init(flow, point)
         total: Gradient = {}
         try:
             for step in range(1, self.steps + 1):
                 slopes = contrast([Phase(1.0, self.energy, standing(flow, point, step - 1))])
                 total = {n: total[n] + s for n, s in slopes.items()} if total else slopes
-                point, carry, _ = solver.step(flow, point, carry, None)
+                point, _, _ = solver.step(flow, point, solver.init(flow, point), None)
                 for name, parameter in named.items():
                     parameter.sub_(slopes[name], alpha=self.rate)
                 flow = flow.rebind(flow.start)  # what it had computed of the weights is stale

@@ -145,6 +145,11 @@ def linearise(module: nn.Module, source: Tensor) -> Linearised:
     return _ByAutograd(module, source) if parts is None else _Dense(parts, source.detach())
 
 
+def _hooked(module: nn.Module) -> bool:
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
+
+
 def _parts(module: nn.Module) -> _Parts | None:
     """The parts of a dense layer; None where the module is something else, or may do more than they."""
     weight: Any
@@ -163,6 +168,6 @@ def _parts(module: nn.Module) -> _Parts | None:
         scale, residual = 1.0, False
     slope = _SLOPES.get(type(activation))
     inplace = isinstance(activation, nn.ReLU) and activation.inplace
-    if slope is None or inplace or any(m._forward_hooks or m._forward_pre_hooks for m in whole):
+    if slope is None or inplace or any(map(_hooked, whole)):
         return None
     return _Parts(activation, slope, weight, bias, scale, residual)

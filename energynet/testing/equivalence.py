@@ -70,8 +70,9 @@ class Spread:
     def merge(self, other: Spread) -> None:
         """Note the examples of another."""
         self.examples += other.examples
-        self.error = max(self.error, other.error)
-        self.least, self.most = min(self.least, other.least), max(self.most, other.most)
+        # the other first: of two numbers that do not compare these keep the first, so that NaN is shown
+        self.error = max(other.error, self.error)
+        self.least, self.most = min(other.least, self.least), max(other.most, self.most)
         if not math.isnan(other.order):
             self.order = other.order if math.isnan(self.order) else min(self.order, other.order)
 

@@ -80,6 +80,17 @@ def test_attractors_are_told_apart() -> None:
     assert found.share("pattern") == pytest.approx(3 / 8)
 
 
+def test_where_no_cue_settles_there_are_no_attractors() -> None:
+    model = en.models.Hopfield(2).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.0, -1.0], [-1.0, 0.0]]))
+    found = analysis.attractors(
+        lambda cues: model.recall(torch.ones_like(cues), synchronous=True), spins(1, 2), cues=3
+    )
+    assert found.states.shape == (0, 2) and found.kind == ()
+    assert math.isnan(found.share("pattern"))
+
+
 def test_random_cues_of_one_pattern_end_in_it_or_its_inverse() -> None:
     pattern = spins(1, 21)
     model = en.models.Hopfield(21).double().store(pattern)

@@ -94,5 +94,12 @@ def test_what_does_not_fit_is_refused() -> None:
         model.store(x[:2], y)
     with pytest.raises(en.StateError, match="a cue of x or of y"):
         model.recall()
+    for side, other in (("x", {"x": spins(2, 7)}), ("y", {"y": spins(2, 7)})):
+        with pytest.raises(en.StateError, match=rf"variable '{side}': expected shape"):
+            model.recall(other.get("x"), other.get("y"))
+    with pytest.raises(en.StateError, match="variable 'x': expected dtype"):
+        model.recall(x.float())
+    with pytest.raises(en.StateError, match="variable 'y': expected dtype"):
+        model.recall(y=y.float())
     with pytest.raises(ValueError, match="delay must be"):
         en.models.SequenceMemory(3, delay=0.0)

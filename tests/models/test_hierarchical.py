@@ -62,6 +62,13 @@ def test_three_layers_with_a_convolution_rest_where_each_has_what_the_others_sen
     assert torch.allclose(m, (2.0 * f.flatten(1) @ W.t()).softmax(1), rtol=0, atol=1e-7)
 
 
+def test_recall_leaves_no_graph() -> None:
+    model, patterns = memory()
+    spins = en.models.DenseAssociativeMemory(patterns.sign(), power=2).hierarchical()
+    for solution in (model.recall(s=patterns), spins.recall(s=patterns.sign())):
+        assert not any(value.requires_grad for value in solution.state.values())
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="the layers are s"):
         en.models.HierarchicalMemory({"s": en.Real(3)}, {("s", "h"): None})

@@ -47,10 +47,11 @@ def test_map_is_the_gradient_of_its_value_learned_precisions_too() -> None:
     en.testing.check_gradient(rule, rtol=1e-5, **clamped(model))
 
 
-def test_map_with_everything_clamped_is_the_energy_of_the_data() -> None:
+@pytest.mark.parametrize("coordinates", ["states", "errors"])
+def test_map_with_everything_clamped_is_the_energy_of_the_data(coordinates: str) -> None:
     model = network(3, 2)
     data = clamped(model)
-    rule = en.MaximumAPosteriori(model)
+    rule = en.MaximumAPosteriori(model, coordinates=coordinates)
     found = gradient(rule, **data)
     slopes = torch.autograd.grad(model(data).mean(), list(model.parameters()))
     for (name, _), slope in zip(model.named_parameters(), slopes, strict=True):
@@ -114,6 +115,27 @@ def test_amortised_inference_starts_there_and_learns_where_it_ended() -> None:
     assert torch.allclose(found["start.up.bias"], slopes[1], rtol=1e-12)
     plain = gradient(en.MaximumAPosteriori(model, start=encoder.forward, max_steps=3), **data)
     assert difference({n: found[n] for n in plain}, plain) == 0
+
+
+def test_a_start_means_the_same_in_states_and_in_errors() -> None:
+    """Without a step: what is given, what that predicts, else zero; and what is clamped at the data."""
+    net = network(3, 4, 5, 2)
+    model = net + 0.5 * en.terms.Leak(x=en.Real(3))
+    data, h1 = clamped(net), torch.randn(5, 4, dtype=F64)
+    x, h2 = data["x"], net.get_submodule("predictions.h1_h2.module")(h1).detach()
+    cases: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = [
+        ({"y": data["y"]}, {"h1": h1}),
+        (data, {"h1": h1, "x": x + 1}),
+    ]
+    for given, start in cases:
+        state = {"x": torch.zeros(5, 3, dtype=F64), "h1": h1, "h2": h2, **given}
+        for coordinates in ("states", "errors"):
+            rule = en.MaximumAPosteriori(
+                model, start=lambda start=start, **_: start, coordinates=coordinates, max_steps=0
+            )
+            (phase,) = rule.phases(**given)
+            for name, value in state.items():
+                assert torch.allclose(phase.solution.state[name], value, atol=1e-14), (coordinates, name)
 
 
 class Tied(nn.Module):
@@ -185,6 +207,32 @@ def test_incremental_without_a_rate_sums_the_gradients_on_the_way() -> None:
     slopes = torch.autograd.grad(total, list(model.parameters()))
     named = {f"energy.{n}": s for (n, _), s in zip(model.named_parameters(), slopes, strict=True)}
     assert difference(gradient(en.IncrementalPC(model, 0.0, steps=4), **data), named) < 1e-12
+
+
+SPARSE = (en.CoordinateDescent(), en.ADMM(), en.Proximal())
+SMOOTH = (en.Momentum(0.1), en.LBFGS(), en.NewtonKrylov(), en.BlockDescent())
+
+
+@pytest.mark.parametrize("solver", [*SPARSE, *SMOOTH], ids=repr)
+def test_incremental_steps_go_down_the_energy_of_the_weights_as_they_are(solver: en.Solver) -> None:
+    """Each as if settling for one step with these weights: no force and no curvature of earlier ones."""
+    torch.manual_seed(0)
+    sparse = solver in SPARSE
+    model: en.Energy = en.models.SparseCoding(3, 4).double() if sparse else network(3, 4, 2)
+    data = {"x": torch.randn(5, 3, dtype=F64)} if sparse else clamped(network(3, 4, 2))
+    with torch.no_grad():
+        found = float(en.IncrementalPC(model, 0.3, steps=4, solver=solver)(**data))
+        predicted = {} if sparse else network(3, 4, 2).feedforward(data["x"])
+    free = {n: v for n, v in model.variables.items() if n not in data}
+    state = {n: predicted.get(n, torch.zeros(5, *v.shape, dtype=F64)) for n, v in free.items()}
+    for _ in range(4):
+        slopes = torch.autograd.grad(model({**data, **state}).mean(), list(model.parameters()))
+        whole = en.settle(model, state, clamp=data, solver=solver, max_steps=1, until=en.Never()).state
+        state = {n: whole[n] for n in free}
+        with torch.no_grad():
+            for p, slope in zip(model.parameters(), slopes, strict=True):
+                p -= 0.3 * slope
+    assert found == pytest.approx(float(model({**data, **state}).mean().detach()), rel=1e-10)
 
 
 def test_incremental_puts_the_weights_back_when_it_diverges() -> None:

@@ -145,6 +145,18 @@ def test_a_hook_is_heard(where: str) -> None:
     assert torch.equal(linearise(module, source).prediction, module(source))
 
 
+@pytest.mark.parametrize("where", ["module", "activation", "linear"])
+def test_a_hook_on_the_way_back_is_heard(where: str) -> None:
+    module = nn.Sequential(nn.Tanh(), nn.Linear(4, 4)).double()
+    part = {"module": module, "activation": module[0], "linear": module[1]}[where]
+    source, slope = torch.randn(2, 4, dtype=F64), torch.randn(2, 4, dtype=F64)
+    before, _ = linearise(module, source).pull(slope, source=True, parameters=False)
+    part.register_full_backward_hook(lambda _, slopes, __: (2 * slopes[0],))
+    after, _ = linearise(module, source).pull(slope, source=True, parameters=False)
+    assert before is not None and after is not None
+    assert torch.allclose(after, 2 * before, rtol=1e-14)
+
+
 def test_a_linear_map_of_images_keeps_their_shape() -> None:
     module, source = nn.Linear(4, 2), torch.randn(3, 5, 4)
     found = linearise(module, source)

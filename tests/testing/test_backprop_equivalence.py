@@ -120,6 +120,13 @@ class Strengthened(ByHand):
         return value, {p: g * (1 + self.off) for p, g in gradient.items()}
 
 
+def test_a_gradient_that_is_no_number_is_caught_and_shown() -> None:
+    broken = partial(Strengthened, strength=1.0, power=1.0, floor=math.nan)
+    with pytest.raises(ConformanceError, match=r"got: +nan") as caught:
+        check_backprop_equivalence(broken)
+    assert math.isnan(caught.value.report.whole.error) and math.isnan(caught.value.report.whole.most)
+
+
 def test_orders_are_measured() -> None:
     for power in (1.0, 2.0):
         make = partial(Strengthened, power=power)

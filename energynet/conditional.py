@@ -200,7 +200,8 @@ class ConditionalFlow(EnergyFlow):
         if not names:
             return {}
         middle = {name: torch.full_like(point[name], self.units[name].middle) for name in names}
-        forces = self.forces.some(names, {**point, **middle})
+        found = self.forces.some(names, {**point, **middle})
+        forces = {name: force.detach() for name, force in found.items()}  # what jumps has no derivative
         widths = {name: self.units[name].width for name in names}
         return {name: force if widths[name] == 1 else force * widths[name] for name, force in forces.items()}
 
@@ -217,7 +218,7 @@ class ConditionalFlow(EnergyFlow):
         own = couplings.own
         half = torch.cat([own.new_full((one.size,), one.middle - one.origin) for one in units])
         width = torch.cat([own.new_full((one.size,), one.width) for one in units])
-        columns = torch.cat([rows(force[name]) for name in names], 1).t().contiguous()
+        columns = torch.cat([rows(force[name]).detach() for name in names], 1).t().contiguous()
         drive = (columns + (own * half).unsqueeze(1)) * width.unsqueeze(1)
         if whole:  # it depends on nothing that moves
             self._drive = drive

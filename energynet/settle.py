@@ -87,7 +87,7 @@ def settle(
     SettlingError
         If the solver cannot move the variables, or with ``throw`` if a sample did not converge.
     """
-    if not isinstance(energy, Energy):
+    if not isinstance(getattr(energy, "_orig_mod", energy), Energy):  # torch.compile wraps modules
         raise TypeError(
             f"settle: expected an energy first, got {type(energy).__name__}; what has none, such as "
             "SequenceMemory, has a method of its own, as recall()"

@@ -73,7 +73,7 @@ class LearningRule(nn.Module):
 
     def __init__(self, energy: Energy) -> None:
         super().__init__()
-        if not isinstance(energy, Energy):
+        if not isinstance(getattr(energy, "_orig_mod", energy), Energy):  # torch.compile wraps modules
             raise TypeError(f"{type(self).__name__}: expected an energy first, got {type(energy).__name__}")
         self.energy = energy
 

@@ -33,13 +33,14 @@ def draw() -> Figure:
         for column, layer in enumerate(layers)
         for row, name in enumerate(layer)
     }
-    figure = Figure(figsize=(14, 4.2), layout="constrained")
+    tallest = max(map(len, layers))
+    figure = Figure(figsize=(14, 0.75 * tallest), layout="constrained")
     axes = figure.add_subplot()
     for name, other in sorted(nx.transitive_reduction(nx.DiGraph(edges)).edges):
         axes.annotate("", place[other], place[name], arrowprops=ARROW)
     for name, (x, y) in place.items():
         axes.text(x, y, name, ha="center", va="center", fontsize=11, bbox=BOX)
-    axes.set(xlim=(-0.8, 2.0 * (len(layers) - 1) + 0.8), ylim=(-2.3, 2.3))
+    axes.set(xlim=(-0.8, 2.0 * (len(layers) - 1) + 0.8), ylim=(-0.55 * tallest - 0.5, 0.55 * tallest + 0.5))
     axes.set_axis_off()
     return figure
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from energynet.energy import Energy
+from energynet.energy import Energy, usable
 from energynet.errors import StateError
 from energynet.variable import Unspecified, Variable, rows
 
@@ -47,10 +47,10 @@ class Cost(Energy):
 
     def linearised(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, dict[nn.Parameter, Tensor]]:
         """The mean cost of a batch, and its slopes in the output and in the parameters; no graph."""
-        leaf = output.detach().requires_grad_()
+        leaf = usable(output).requires_grad_()
         learning = [p for p in self.parameters() if p.requires_grad]
         with torch.enable_grad():
-            mean = self.energy(**{self.output: leaf, TARGET: target}).mean()
+            mean = self.energy(**{self.output: leaf, TARGET: usable(target)}).mean()
             slope, *rest = torch.autograd.grad(
                 mean, [leaf, *learning], allow_unused=True, materialize_grads=True
             )

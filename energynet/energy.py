@@ -216,6 +216,7 @@ class ProximalTerm(LinkTerm):
     """A term of one variable, a sum over its units, whose kink is known by its proximal map."""
 
     convex: bool = True  # in each unit
+    continuous: bool = True  # without jumps, which no force tells of
 
     def derivation(self, links: Mapping[str, Link]) -> Derivation:
         found = super().derivation(links)

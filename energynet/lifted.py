@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
+from energynet.energy import ProximalTerm
+from energynet.errors import SettlingError
 from energynet.flow import EnergyFlow
 from energynet.link import Link
 from energynet.state import State
@@ -26,6 +28,16 @@ class LiftedFlow(EnergyFlow):
 
     def _links(self) -> dict[str, Link]:
         return {name: v.link for name, v in self.variables.items() if v.link is not None}
+
+    def _proximal(self) -> dict[str, tuple[float, ProximalTerm]]:
+        for _, part in self.conditioned.base.parts():
+            if isinstance(part, ProximalTerm) and not part.continuous and part.variable in self.names:
+                raise SettlingError(
+                    f"{part} jumps, and the force does not tell of jumps, so that a sampler would sample "
+                    f"another law; for codes that are exactly zero use models.SpikeSlabCoding, or clamp "
+                    f"{part.variable!r}"
+                )
+        return super()._proximal()
 
     def pulled(self, point: State, force: State) -> State:
         """A force on values as a force on what is integrated, zero where clamped."""

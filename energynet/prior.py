@@ -26,10 +26,13 @@ class Prior(ABC):
         by the proximal map, and a unit is exactly zero where the map says so.
     convex
         Whether S is convex, so that every solver finds the same least energy.
+    continuous
+        Whether S has no jumps: the force of one that jumps does not tell of it, and samplers refuse it.
     """
 
     smooth: bool
     convex: bool
+    continuous: bool = True
 
     @abstractmethod
     def penalty(self, value: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
@@ -116,7 +119,7 @@ class L0(Prior):
     Not convex: what is found depends on the start and on the solver.
     """
 
-    smooth, convex = False, False
+    smooth, convex, continuous = False, False, False
 
     def penalty(self, value: Tensor) -> Tensor:
         return (value != 0).to(value.dtype)

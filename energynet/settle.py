@@ -87,6 +87,17 @@ def settle(
     SettlingError
         If the solver cannot move the variables, or with ``throw`` if a sample did not converge.
     """
+    if not isinstance(energy, Energy):
+        raise TypeError(
+            f"settle: expected an energy first, got {type(energy).__name__}; what has none, such as "
+            "SequenceMemory, has a method of its own, as recall()"
+        )
+    for what, values in (("state", state), ("clamp", clamp)):
+        if values is not None and not isinstance(values, Mapping):
+            raise TypeError(
+                f"settle: {what} must be a dict of tensors by the names of variables, such as "
+                f"{{{next(iter(energy.variables))!r}: x}}, got {type(values).__name__}"
+            )
     if solver is not None and not isinstance(solver, Solver):
         raise TypeError(f"settle: solver must be an instance such as MALA(dt=0.1), got {solver!r}")
     with torch.no_grad():

@@ -146,3 +146,20 @@ def test_what_is_no_bit_and_no_spin_or_all_that_is_free_is_refused() -> None:
     field = en.terms.Field(s=en.Bit(3))
     with pytest.raises(en.SettlingError, match="nothing is left to anneal"):
         en.AnnealedImportanceSampling(field, steps=3, summed=("s",)).estimate()
+
+
+@pytest.mark.parametrize("based", [False, True], ids=["uniform", "fields"])
+@pytest.mark.parametrize("summed", [("h",), ("k",)], ids=" ".join)
+def test_what_is_left_may_be_held_in_part(summed: tuple[str, ...], based: bool) -> None:
+    energy = deep(1, 1.2)
+    v = torch.tensor([[1, 1, -1, 1], [-1, -1, -1, 1], [1, -1, 1, 1]], dtype=F64)
+    mask = torch.tensor([[1, 0, 1, 0], [0, 0, 1, 1], [1, 0, 0, 0]], dtype=torch.bool)
+    clamp = {"v": en.Partial(v, mask)}
+    truth = en.exact.log_partition(energy, clamp=clamp)
+    annealing = en.AnnealedImportanceSampling(
+        energy, base=fields() if based else None, steps=30, chains=2000, summed=summed
+    )
+    found = annealing.estimate(clamp, generator=generator())
+    within(found, truth, 0.04)
+    held = mask.unsqueeze(1).expand_as(found.state["v"])
+    assert torch.equal(found.state["v"][held], v.unsqueeze(1).expand_as(found.state["v"])[held])

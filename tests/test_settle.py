@@ -203,6 +203,16 @@ def test_bad_counts_are_refused(name: str, value: Any) -> None:
         en.settle(Leak(s=en.Real(2)), **{name: value})
 
 
+def test_arguments_in_wrong_places_are_told() -> None:
+    model, x = Leak(s=en.Real(2)), torch.zeros(3, 2)
+    with pytest.raises(TypeError, match=r"state must be a dict .*\{'s': x\}, got Tensor"):
+        en.settle(model, x)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="clamp must be a dict"):
+        en.settle(model, clamp=x)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"expected an energy first, got SequenceMemory.*recall"):
+        en.settle(en.models.SequenceMemory(3), {"s": torch.zeros(3, 3)})  # type: ignore[arg-type]
+
+
 def test_the_solution_has_the_energy_and_the_residual_of_its_state() -> None:
     model, x = network("tanh")
     solution = en.settle(model, clamp={"x": x}, max_steps=3)

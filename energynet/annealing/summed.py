@@ -66,31 +66,32 @@ class SummedOut:
                     f"AnnealedImportanceSampling: summed names {name!r}, which is {path.variables[name]!r}; "
                     "leave it out, for bits and spins alone are summed out"
                 )
-        self.rest = {name: value for name, value in start.items() if name not in names}
-        if not self.rest:
+        rest = {name: value for name, value in start.items() if name not in names}
+        if not rest:
             raise SettlingError(
                 f"AnnealedImportanceSampling: summed names all that is free, {', '.join(free)}, so that "
                 "nothing is left to anneal; leave one out"
             )
-        count = len(next(iter(self.rest.values())))
-        like = next(iter(self.rest.values()))
+        like = next(iter(rest.values()))
+        count = len(like)
         held = {name: value for name, value in clamp.items() if isinstance(value, Partial)}
         self.low = {
             n: like.new_full((count, *path.variables[n].shape), path.variables[n].low) for n in self.names
         }
         target, _ = path.place(1.0)
         still = {MIXTURE: like.new_tensor(target).expand(count, -1)}
-        self.target = _flow(path.condition(**whole), {**held, **still}, {**self.rest, **self.low}, names)
+        self.target = _flow(path.condition(**whole), {**held, **still}, {**rest, **self.low}, names)
         given = {name: value for name, value in whole.items() if name in path.base.variables}
         base = path.base.condition(**given) if given else path.base
-        self.base = _flow(base, held, {**self.rest, **self.low}, names)
+        self.base = _flow(base, held, {**rest, **self.low}, names)
         self.moving = sampler.flow(
-            path.condition(**whole), {**held, **self.low, **still}, self.rest, generator=generator
+            path.condition(**whole), {**held, **self.low, **still}, rest, generator=generator
         )
+        self.rest = self.moving.start  # what is held is as held, whatever the start has there
 
     def evaluate(self, rest: State) -> Evaluated:
         """What the law of the rest takes at one point, wherever on the path."""
-        point = {**rest, **self.low}
+        point = {**self.moving.values(rest), **self.low}
         gaps = [
             torch.cat([rows(gap) for gap in flow.gaps(self.names, point).values()], 1)
             for flow in (self.base, self.target)

@@ -193,6 +193,11 @@ def patches(
 
 
 def _shape(image: Tensor) -> tuple[int, int]:
+    if not isinstance(image, torch.Tensor):
+        raise ValueError(f"expected images as torch.Tensors, got {type(image).__name__}")
     if image.ndim != 2:
-        raise ValueError(f"expected images of shape (height, width), got {tuple(image.shape)}")
+        raise ValueError(
+            f"expected images of shape (height, width), got {tuple(image.shape)}; "
+            "give a list of images, also of one"
+        )
     return image.shape[0], image.shape[1]

@@ -49,6 +49,10 @@ class LinearWhitening(Whitening):
 
     def __call__(self, x: Float[Tensor, "*any features"]) -> Float[Tensor, "*any components"]:
         _check_floating(x)
+        if x.shape[-1:] != self.mean.shape:
+            raise ValueError(
+                f"whitening: fitted to rows of {len(self.mean)} features, got data of shape {tuple(x.shape)}"
+            )
         return (x - self.mean.to(x)) @ self.forward.to(x)
 
     def inverse(self, white: Float[Tensor, "*any components"]) -> Float[Tensor, "*any features"]:
@@ -103,6 +107,8 @@ def zca(train: Float[Tensor, "n features"], *, ridge: float = 0.0) -> LinearWhit
 
 def _spectrum(train: Tensor, components: int | None, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
     """The mean, the principal directions as columns, and the root of each one's variance plus the ridge."""
+    if not isinstance(train, Tensor):
+        raise ValueError(f"whitening: expected data as a torch.Tensor, got {type(train).__name__}")
     if train.ndim != 2 or len(train) < 2:
         raise ValueError(
             f"whitening: expected data of shape (n, features) with n > 1, got {tuple(train.shape)}"
@@ -201,6 +207,12 @@ def spectral(train: Sequence[Float[Tensor, "height width"]], cutoff: float = 0.4
     """
     if not cutoff > 0:
         raise ValueError(f"spectral: the cutoff is a positive number of cycles a pixel, got {cutoff}")
+    for image in train:
+        if image.ndim != 2:
+            raise ValueError(
+                f"spectral: expected whole images, (height, width) each, got one of {tuple(image.shape)}; "
+                "patches are whitened by zca or pca"
+            )
     pixels = sum(image.numel() for image in train)
     raw = SpectralWhitening(mean=0.0, scale=1.0, cutoff=float(cutoff))
     mean = sum(float(image.double().sum()) for image in train) / max(pixels, 1)

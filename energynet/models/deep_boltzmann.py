@@ -158,4 +158,4 @@ class DeepBoltzmannMachine(Machine):
                     self, steps=steps, chains=chains, summed=self.hidden[::2]
                 )
                 found = annealing.estimate(self.data(v, given), generator=generator).log_partition
-            return found - partition.log_partition
+            return (found - partition.log_partition).to(v.dtype)

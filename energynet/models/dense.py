@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor, nn
 
+from energynet.errors import StateError
 from energynet.flow import Clamp
 from energynet.link import Power, Softmax
 from energynet.models.hierarchical import HierarchicalMemory
@@ -59,6 +60,11 @@ class DenseAssociativeMemory(FeatureEnergy):
             raise ValueError(
                 "DenseAssociativeMemory: interaction must be one of "
                 f"{', '.join(map(repr, _INTERACTIONS))}, got {interaction!r}"
+            )
+        if not isinstance(patterns, torch.Tensor):
+            raise StateError(
+                "DenseAssociativeMemory: expected a tensor of patterns, (count, n), got "
+                f"{type(patterns).__name__}; it is made of what it stores"
             )
         like = patterns if patterns.is_floating_point() else torch.empty(0, patterns.shape[-1])
         spins = checked_patterns("DenseAssociativeMemory", patterns, like)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from energynet.energy import Energy
+from energynet.errors import StateError
 from energynet.models.traces import DECAYS, Delays, Maps, Traces, Window
 from energynet.variable import Bit, Variable, rows
 
@@ -243,6 +244,12 @@ class Dynamic(Energy):
         self.v.copy_(weight[:-1, :, count:])
 
     def _checked(self, sequence: Tensor) -> Tensor:
+        n = len(self.b)
+        if isinstance(sequence, Tensor) and (sequence.ndim != 2 or sequence.shape[1] != n):
+            raise StateError(
+                f"{type(self).__name__}: expected a sequence of shape (ticks, {n}), a row a tick, got "
+                f"{tuple(sequence.shape)}; give one sequence at a time, after reset() if it is another"
+            )
         self.check({"x": sequence})
         return sequence.detach()
 

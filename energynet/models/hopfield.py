@@ -107,12 +107,14 @@ class _Memory(Composite):
 
 def checked_patterns(owner: str, patterns: Tensor, like: Tensor) -> Float[Tensor, "count units"]:
     """Patterns as a matrix of spins, in the dtype and on the device of the weight."""
+    if not isinstance(patterns, Tensor):
+        raise StateError(f"{owner}: expected patterns as a torch.Tensor, got {type(patterns).__name__}")
     spins = patterns.unsqueeze(0) if patterns.ndim == 1 else patterns
     if spins.ndim != 2 or spins.shape[1] != like.shape[-1]:
         raise StateError(
             f"{owner}: expected patterns of shape (count, {like.shape[-1]}), got {tuple(patterns.shape)}"
         )
-    if not bool(((spins == 1) | (spins == -1)).all()):
+    if spins.dtype == torch.bool or not bool((spins.abs() == 1).all()):
         raise StateError(
             f"{owner}: expected patterns of the values -1 and +1; threshold others, as in "
             "torch.where(x > 0.5, 1.0, -1.0)"

@@ -58,9 +58,10 @@ class Machine(Composite):
     given: tuple[str, ...] = ()
 
     def free_energy(self, v: Float[Tensor, "batch ..."], **given: Tensor) -> Float[Tensor, batch]:
-        """F(v) = -log of the sum over hidden states of exp(-E(v, h)), with gradients.
+        """F(v) = -log of the sum over hidden states of exp(-E(v, h)), with gradients, but not second ones.
 
-        In closed form where hidden units are independent given the data, else by enumeration.
+        In closed form where hidden units are independent given the data, else by enumeration. The means of
+        these units are held in the gradient, which is then exact; a derivative of it would be wrong.
 
         Parameters
         ----------

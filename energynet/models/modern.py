@@ -51,6 +51,11 @@ class ModernHopfield(Energy):
     """
 
     def __init__(self, patterns: Float[Tensor, "count n"], beta: float | None = None) -> None:
+        if not isinstance(patterns, Tensor):
+            raise StateError(
+                f"ModernHopfield: expected a tensor of patterns, (count, n), got {type(patterns).__name__}; "
+                "it is made of what it stores"
+            )
         if patterns.ndim != 2 or not patterns.is_floating_point():
             raise StateError(
                 "ModernHopfield: expected real patterns of shape (count, n), got "

@@ -132,10 +132,11 @@ class RestrictedBoltzmannMachine(_TwoLayers):
     n_visible, n_hidden
         Numbers of units: of entries, where a variable has choices.
     visible, hidden
-        Their declarations; bits by default. ``en.Spin(n)`` for spins. ``visible=en.Real(n)`` adds
-        1/2 v.v to the energy, so that visible units are normal with variance 1 given the hidden ones
-        (Welling, Rosen-Zvi and Hinton 2005): standardise the data. ``visible=en.OneHot(movies, ratings)``
-        are softmax units (Salakhutdinov, Mnih and Hinton 2007), ``movies * ratings`` entries.
+        Their declarations; bits by default. ``en.Spin(n)`` for spins, whose data are -1 and +1: a 0 is taken
+        as a mean of 0. ``visible=en.Real(n)`` adds 1/2 v.v to the energy, so that visible units are normal
+        with variance 1 given the hidden ones (Welling, Rosen-Zvi and Hinton 2005): standardise the data.
+        ``visible=en.OneHot(movies, ratings)`` are softmax units (Salakhutdinov, Mnih and Hinton 2007),
+        ``movies * ratings`` entries.
 
     Attributes
     ----------

@@ -243,6 +243,11 @@ def _checked_delays(delays: Delays, n: int) -> Tensor:
 
 
 def _checked_decays(name: str, decays: Sequence[float] | Tensor) -> tuple[float, ...]:
+    if isinstance(decays, int | float):
+        raise ValueError(
+            f"{name}: expected a sequence of numbers, one for each trace, got {decays!r}; "
+            f"for one trace, ({decays!r},)"
+        )
     numbers = tuple(float(decay) for decay in decays)
     if not numbers or not all(0 < decay < 1 for decay in numbers):
         raise ValueError(f"{name}: expected one or more numbers between 0 and 1, got {numbers}")

@@ -73,6 +73,8 @@ class LearningRule(nn.Module):
 
     def __init__(self, energy: Energy) -> None:
         super().__init__()
+        if not isinstance(energy, Energy):
+            raise TypeError(f"{type(self).__name__}: expected an energy first, got {type(energy).__name__}")
         self.energy = energy
 
     @abstractmethod
@@ -98,7 +100,7 @@ class LearningRule(nn.Module):
         return value, by_parameter(teaching[0].energy, contrast(teaching))
 
     @final
-    def forward(self, **data: Tensor) -> Float[Tensor, ""]:
+    def forward(self, *unnamed: Tensor, **data: Tensor) -> Float[Tensor, ""]:
         """The loss of a batch.
 
         Parameters
@@ -111,6 +113,12 @@ class LearningRule(nn.Module):
         StateError
             If the data do not fit.
         """
+        if unnamed:
+            names = ", ".join(self.energy.variables)
+            raise TypeError(
+                f"{type(self).__name__}: data go by the names of variables, which are {names}; "
+                f"call it as in rule({next(iter(self.energy.variables))}=...)"
+            )
         if not torch.is_grad_enabled():
             return self.evaluate(**data)
         for name, tensor in data.items():

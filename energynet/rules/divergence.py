@@ -70,7 +70,7 @@ class ContrastiveDivergence(LearningRule):
     clamped_steps
         Its steps, or the most of them; 10 by default.
     chains
-        How many persistent chains; None, the default, for as many as the first batch has samples.
+        How many chains, persistent or not; None, the default, for as many as the (first) batch has samples.
     centring
         Rate at which the means are followed that units are centred by (Montavon and Mueller 2012; Melchior,
         Fischer and Wiskott 2016, JMLR 17:99, who take 0.01), 0, the default, for no centring. The gradient is
@@ -126,6 +126,21 @@ class ContrastiveDivergence(LearningRule):
                     f"ContrastiveDivergence: given {name!r} is no variable of the energy; "
                     f"it has {', '.join(map(repr, energy.variables))}"
                 )
+        for name in getattr(energy, "given", ()):
+            if name not in self.given:
+                raise StateError(
+                    f"ContrastiveDivergence: the law of {energy} is conditional on {name!r}; "
+                    f"pass given=({name!r},)"
+                )
+        if sampler is not None and not isinstance(sampler, Solver):
+            raise TypeError(
+                f"ContrastiveDivergence: sampler must be an instance such as Gibbs(), got {sampler!r}"
+            )
+        if clamped is not None and not isinstance(clamped, Solver | MeanField):
+            raise TypeError(
+                "ContrastiveDivergence: clamped must be an instance such as MeanField(energy) or Gibbs(), "
+                f"got {clamped!r}"
+            )
         if isinstance(clamped, MeanField) and clamped.base is not energy:
             raise ValueError(
                 f"ContrastiveDivergence: clamped is the mean field of {clamped.base}, not of what learns, "
@@ -136,6 +151,10 @@ class ContrastiveDivergence(LearningRule):
                 "ContrastiveDivergence: persistent chains are of one law, but what is given makes another "
                 "for "
                 "each sample; use persistent=False, with a larger k"
+            )
+        if chains is not None and self.given:
+            raise ValueError(
+                "ContrastiveDivergence: chains under a condition are as many as the samples; leave out chains"
             )
         self.k = k
         self.persistent = persistent

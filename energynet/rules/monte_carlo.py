@@ -105,6 +105,11 @@ class MonteCarloEM(LearningRule):
             raise ValueError(
                 f"MonteCarloEM: one in {every} steps is a sample, so none in {steps}; give more steps"
             )
+        if hasattr(energy, "log_partition"):
+            raise TypeError(
+                f"MonteCarloEM: {energy} is -log p but for a normaliser that learning moves, without which "
+                "its energy falls without end; use ContrastiveDivergence, or MaximumLikelihood if it is small"
+            )
         if sampler is not None and not isinstance(sampler, Sampler):
             raise TypeError(
                 f"MonteCarloEM: sampler must be one such as Langevin(0.01), got {sampler!r}; a minimiser "

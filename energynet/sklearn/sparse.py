@@ -186,6 +186,11 @@ class DictionaryLearning(_Coder):
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn the dictionary of the rows of X, (rows, features). y is not used."""
         X = np.asarray(validate_data(self, X, dtype=[np.float64, np.float32]))
+        for name in ("max_iter", "batch_size"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(
+                    f"DictionaryLearning: {name} must be a number above 0, got {getattr(self, name)!r}"
+                )
         random = check_random_state(self.random_state)
         data = torch.tensor(X)
         atoms = X.shape[1] if self.n_components is None else int(self.n_components)

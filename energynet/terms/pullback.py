@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from energynet.energy import usable
 from energynet.terms.dense import Dense
 
 aten = torch.ops.aten
@@ -62,7 +63,7 @@ class _ByAutograd(Linearised):
     """Any module."""
 
     def __init__(self, module: nn.Module, source: Tensor) -> None:
-        self._leaf = source.detach().requires_grad_()
+        self._leaf = usable(source).requires_grad_()
         self._parameters = [p for p in module.parameters() if p.requires_grad]
         with torch.enable_grad():
             self._output: Tensor = module(self._leaf)

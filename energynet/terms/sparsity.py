@@ -71,7 +71,7 @@ class Sparsity(ProximalTerm):
             raise TypeError(f"Sparsity: expected a continuous variable, got {declared!r}")
         self._number = float(strength)
         self.prior = prior_of(self, prior)
-        self.convex = self.prior.convex
+        self.convex, self.continuous = self.prior.convex, self.prior.continuous
         self.log_strength: nn.Parameter | None = None
         self._half = declared.low >= 0
         self._units = math.prod(declared.shape)

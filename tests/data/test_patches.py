@@ -120,6 +120,10 @@ def test_patches_errors() -> None:
         patches(numbered((5, 9)), 0, 1)
     with pytest.raises(ValueError, match=r"\(height, width\)"):
         patches([torch.zeros(2, 3, 4)], 2, 1)
+    with pytest.raises(ValueError, match="give a list of images"):
+        patches(torch.zeros(4, 4), 2, 1)
+    with pytest.raises(ValueError, match=r"torch\.Tensors, got ndarray"):
+        patches([torch.zeros(4, 4).numpy()], 2, 1)
     with pytest.raises(ValueError, match="between 0 and 1"):
         split_images(numbered((5, 9)), 1.0)
     with pytest.raises(ValueError, match="two columns"):

@@ -169,6 +169,12 @@ def test_dtypes_are_kept_and_errors_say_what_to_do() -> None:
         pca(train, ridge=-1.0)
     with pytest.raises(ValueError, match="n > 1"):
         pca(train[:1])
+    with pytest.raises(ValueError, match=r"torch\.Tensor, got ndarray"):
+        zca(train.numpy())
+    with pytest.raises(ValueError, match="rows of 16 features"):
+        whiten(train[:, :9])
+    with pytest.raises(ValueError, match="whole images"):
+        spectral(train)
     with pytest.raises(ValueError, match="not constant"):
         spectral([torch.ones(4, 4)])
     with pytest.raises(ValueError, match="positive number of cycles"):

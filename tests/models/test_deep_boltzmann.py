@@ -170,6 +170,15 @@ def test_hidden_units_of_one_layer_are_summed_in_closed_form(method: str) -> Non
     assert torch.allclose(found, sums - sums.logsumexp(0), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("method", ["ais", "bound", "exact"])
+def test_a_likelihood_has_the_dtype_of_the_data(method: str) -> None:
+    made = en.models.DeepBoltzmannMachine((3, 2, 2))
+    found = made.log_likelihood(
+        every(3).float(), method, partition=known(torch.zeros(1, dtype=F64)), steps=2, chains=2
+    )
+    assert found.dtype == torch.float32
+
+
 def test_a_weight_that_does_not_learn_has_no_part_in_the_reaction() -> None:
     made, v = machine(0.4, sizes=(3, 2, 2)), every(3)[:2]
 

@@ -149,6 +149,9 @@ def test_what_does_not_fit_is_refused() -> None:
         en.models.DenseAssociativeMemory(torch.zeros(2, 4))
     with pytest.raises(en.StateError, match="real patterns of shape"):
         en.models.ModernHopfield(torch.ones(4))
+    for memory in (en.models.DenseAssociativeMemory, en.models.ModernHopfield):
+        with pytest.raises(en.StateError, match=r"expected a tensor of patterns.* got int"):
+            memory(64)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="beta must be"):
         en.models.ModernHopfield(torch.ones(2, 4), beta=0.0)
 

@@ -289,6 +289,7 @@ def test_it_is_an_energy() -> None:
         ({"delays": [[1, 2]]}, r"delays: expected positive integers of shape \(2, 2\)"),
         ({"delays": torch.ones(2, 2)}, "delays: expected positive integers"),
         ({"neural_decays": [0.5, 1.0]}, "neural_decays: expected one or more numbers between 0 and 1"),
+        ({"neural_decays": 0.5}, r"neural_decays: expected a sequence .* \(0.5,\)"),
         ({"synaptic_decays": []}, "synaptic_decays: expected one or more"),
         ({"queue": "youngest"}, "queue: expected one of 'newest', 'oldest', 'program', 'printed'"),
         ({"temperature": -1.0}, "temperature: expected a number that is not negative"),
@@ -303,10 +304,12 @@ def test_wrong_use_is_told() -> None:
     model = machine()
     with pytest.raises(en.StateError, match="expected only the values 0 and 1"):
         model.learn(torch.full((2, 3), 0.5, dtype=F64))
-    with pytest.raises(en.StateError, match="expected shape"):
+    with pytest.raises(en.StateError, match=r"sequence of shape \(ticks, 3\).* got \(2, 4\)"):
         model.observe(torch.zeros(2, 4, dtype=F64))
     with pytest.raises(en.StateError, match="expected dtype"):
         model.log_likelihood(torch.zeros(2, 3))
+    with pytest.raises(en.StateError, match="one sequence at a time"):
+        model.learn(spikes(2, 3).unsqueeze(0))
     with pytest.raises(ValueError, match="rate must be a positive number"):
         model.learn(spikes(2, 3), rate=0.0)
     with pytest.raises(ValueError, match="steps must be a whole number"):

@@ -362,7 +362,9 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(en.StateError, match=r"values -1 and \+1"):
         model.store(torch.zeros(4))
     with pytest.raises(en.StateError, match=r"values -1 and \+1"):
-        model.store(torch.tensor([True, False, True, True]))
+        model.store(torch.ones(4, dtype=torch.bool))
+    with pytest.raises(en.StateError, match=r"as a torch\.Tensor, got list"):
+        model.store([1, 1, 1, 1])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="call forget"):
         model.store(spins(1, 4)).store(spins(1, 4), rule="pseudoinverse")
     assert not model.forget().weight.any()

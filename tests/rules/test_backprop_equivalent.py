@@ -261,3 +261,19 @@ def test_exact_rules_are_the_implicit_gradient_and_survive_a_copy(kind: str) -> 
     assert report.reference == "ImplicitDifferentiation"
     narrow = en.testing.check_gradient(rule, rtol=1e-5, dtype=torch.float32, **supervised(model))
     assert narrow.whole.error > 0
+
+
+@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("cost", [COST, en.CrossEntropy("y")])
+def test_data_may_be_made_in_inference_mode(kind: str, cost: en.Cost) -> None:
+    """A module that is no dense layer, and a cost whose slope is by autograd, save what they are given."""
+    torch.manual_seed(0)
+    h, y = en.Real(3), en.Real(2)
+    bent = nn.Sequential(nn.Linear(4, 3), nn.GELU()).double()
+    energy = en.terms.Prediction("x", "h", bent, x=en.Real(4), h=h)
+    energy = energy + en.terms.Prediction("h", "y", nn.Linear(3, 2).double(), h=h, y=y)
+    rule = EXACT[kind](energy, cost)
+    with torch.inference_mode():
+        data = {"x": torch.randn(5, 4, dtype=F64), "target": torch.randn(5, 2, dtype=F64).softmax(1)}
+    expected = gradient(rule, **{name: value.clone() for name, value in data.items()})
+    assert difference(gradient(rule, **data), expected) == 0

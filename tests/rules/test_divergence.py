@@ -144,7 +144,8 @@ def test_a_machine_without_hidden_units_learns_from_the_data_as_they_are() -> No
     randomised(machine, 0.5)
     v = states(4)[[1, 6, 7, 8]]
     rule = en.ContrastiveDivergence(machine, generator=generator())
-    clamped, free = (phase.solution for phase in rule.phases(v=v))
+    phases = rule.phases(v=v)
+    clamped, free = (phase.solution for phase in phases)
     assert torch.equal(clamped.state["v"], v)
     samples = free.state["v"]
     value = machine.energy(v=v).mean() - machine.energy(v=samples).mean()
@@ -153,9 +154,7 @@ def test_a_machine_without_hidden_units_learns_from_the_data_as_they_are() -> No
         found.values(), torch.autograd.grad(value, list(machine.parameters())), strict=True
     ):
         assert torch.allclose(one, other, atol=1e-12)
-    assert float(rule.value(rule.phases(v=v))) == pytest.approx(
-        float((clamped.energy.mean() - rule.phases(v=v)[1].solution.energy.mean()).detach()), abs=5.0
-    )
+    assert float(rule.value(phases).detach()) == pytest.approx(float(value.detach()), abs=1e-12)
 
 
 def test_conditions_are_held_in_both_phases() -> None:
@@ -284,13 +283,28 @@ def test_replicas_of_tempering_persist() -> None:
         ({"chains": 0}, "chains must be a whole number"),
         ({"given": "x"}, "no variable of the energy"),
         ({"given": "v", "persistent": True}, "persistent chains are of one law"),
+        ({"given": "v", "chains": 3}, "leave out chains"),
         ({"centring": 1.5}, "up to 1"),
+        ({"sampler": en.Gibbs}, "sampler must be an instance"),
+        ({"clamped": en.MeanField}, r"such as MeanField\(energy\)"),
     ],
     ids=lambda value: str(value)[:20],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:
-    with pytest.raises((ValueError, en.StateError), match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         en.ContrastiveDivergence(restricted(), **settings)  # type: ignore[arg-type]
+
+
+def test_what_a_law_is_conditional_on_has_to_be_given() -> None:
+    with pytest.raises(en.StateError, match=r"conditional on 'u'; pass given=\('u',\)"):
+        en.ContrastiveDivergence(en.models.ConditionalRBM(3, 2, 4))
+
+
+def test_data_go_by_name() -> None:
+    with pytest.raises(TypeError, match=r"which are v, h; .*rule\(v=\.\.\.\)"):
+        en.ContrastiveDivergence(restricted())(states(4))
+    with pytest.raises(TypeError, match="expected an energy first, got Linear"):
+        en.ContrastiveDivergence(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
 
 
 def test_data_that_teach_nothing_are_refused() -> None:

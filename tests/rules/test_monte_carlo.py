@@ -313,6 +313,8 @@ def test_errors_say_what_to_do() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             en.MonteCarloEM(model, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"a normaliser that learning moves.* ContrastiveDivergence"):
+        en.MonteCarloEM(en.models.RestrictedBoltzmannMachine(3, 2))
     with pytest.raises(TypeError, match="a minimiser settles in one state"):
         en.MonteCarloEM(model, sampler=en.Proximal())  # type: ignore[arg-type]
     with pytest.raises(en.StateError, match="no data"):

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from sklearn.decomposition import SparseCoder as TheirCoder
@@ -105,6 +106,41 @@ def test_a_learned_dictionary_is_as_good_as_that_of_scikit_learn_and_finds_the_t
     assert np.array_equal(again.components_, ours)
 
 
+def test_learning_is_the_algorithm_by_hand() -> None:
+    """Weighted means in place of running ones: 1 / steps each, but no batch less than a twentieth."""
+    X = draw(4, 30, 6, 5)[1]
+    learner = en.sklearn.DictionaryLearning(5, sparsity=0.2, max_iter=24, batch_size=7).fit(X)
+    random = np.random.RandomState(0)
+    atoms = X[random.randint(30, size=5)] + 1e-3 * X.std() * random.normal(size=(5, 6))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    coder = en.models.SparseCoding(6, 5, 0.2).double()
+    inner, outer, weights = [], [], np.zeros(0)
+    for step in range(24):
+        rows = X[random.randint(30, size=7)]
+        with torch.no_grad():
+            coder.weight.copy_(torch.from_numpy(atoms.T))
+        code = coder.infer(torch.from_numpy(rows)).state["a"].numpy()
+        fresh = max(1 / (step + 1), 0.05)
+        weights = np.append((1 - fresh) * weights, fresh)
+        inner.append(code.T @ code / 7)
+        outer.append(code.T @ rows / 7)
+        a, b = (np.tensordot(weights, np.stack(each), 1) for each in (inner, outer))
+        for _ in range(20):
+            atoms = atoms + (b - a @ atoms) / np.linalg.eigvalsh(a)[-1]
+            atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    assert learner.components_ == pytest.approx(atoms, abs=1e-5)
+
+
+def test_the_solver_that_is_given_is_used() -> None:
+    """One that moves no continuous variable is refused, in learning and in coding."""
+    dictionary, X = draw(5, 10, 4, 3)
+    with pytest.raises(en.SettlingError, match="Glauber"):
+        en.sklearn.DictionaryLearning(3, solver=en.Glauber()).fit(X)
+    coder = en.sklearn.SparseCoder(dictionary, solver=en.Glauber()).fit(X)
+    with pytest.raises(en.SettlingError, match="Glauber"):
+        coder.transform(X)
+
+
 def test_it_stands_in_a_pipeline() -> None:
     X = draw(2, 40, 6, 5)[1]
     pipe = make_pipeline(StandardScaler(), en.sklearn.DictionaryLearning(5, max_iter=5)).fit(X)
@@ -113,6 +149,8 @@ def test_it_stands_in_a_pipeline() -> None:
 
 def test_bad_dictionaries_and_codes_are_refused() -> None:
     coder = en.sklearn.SparseCoder(np.eye(3))
+    with pytest.raises(ValueError, match="batch_size must be a number above 0, got 0"):
+        en.sklearn.DictionaryLearning(2, batch_size=0).fit([[0.0, 1.0], [1.0, 0.0]])
     with pytest.raises(ValueError, match="atoms of 3 features, but X has 4"):
         coder.fit(np.ones((2, 4)))
     with pytest.raises(ValueError, match="codes of 3 atoms, got 2"):

@@ -112,3 +112,11 @@ def test_errors() -> None:
             en.terms.Sparsity(1.0, learn_strength=True, a=bounded)
     with pytest.raises(ValueError, match="the threshold is a positive number"):
         en.terms.Shrinkage(0.0)
+
+
+def test_samplers_refuse_a_prior_that_jumps() -> None:
+    """The force of the L0 prior is zero almost everywhere: it would sample the likelihood alone."""
+    model = en.models.SparseCoding(3, 4, prior="l0", link=False)
+    for sampler in (en.Langevin(0.01), en.MALA(0.01), en.HamiltonianMonteCarlo(0.1, 2)):
+        with pytest.raises(en.SettlingError, match="SpikeSlabCoding"):
+            en.settle(model, clamp={"x": torch.zeros(1, 3)}, solver=sampler, max_steps=1)

@@ -69,6 +69,8 @@ def pseudoinverse(
     _, strength, directions = torch.linalg.svd(fresh, full_matrices=False)
     directions = directions[strength > 1e-4 * patterns.shape[1] ** 0.5]
     projection = projection + directions.t() @ directions
+    if round(float(projection.trace())) == len(projection):  # its rank: what is off the diagonal is rounding
+        projection = torch.eye(len(projection)).to(projection)
     found = projection.to(weight.dtype)
     return _without_diagonal(found.clone(), None), found.diagonal().clone()
 

@@ -141,6 +141,19 @@ def test_rules_store_what_the_papers_say(rule: str, how: str) -> None:
     assert model.weight.detach().numpy() == pytest.approx(by_hand(rule, patterns.numpy()), abs=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_projection_onto_everything_moves_nothing(dtype: torch.dtype, at_once: bool) -> None:
+    """With n independent patterns it is the identity, whose rounding errors would move every unit."""
+    patterns = spins(23, 20, 1).to(dtype)
+    assert torch.linalg.matrix_rank(patterns[:20]) == 20
+    model = en.models.Hopfield(20).to(dtype)
+    for part in [patterns] if at_once else patterns.split(1):
+        model.store(part, rule="pseudoinverse")
+    assert not model.weight.any() and (model.diagonal == 1).all()
+    assert torch.equal(model.recall(patterns).state["s"], patterns)
+
+
 def test_the_perceptron_rule_gives_every_unit_a_margin() -> None:
     patterns = spins(12, 30)
     model = en.models.Hopfield(30).double().store(patterns, rule="perceptron")

@@ -22,6 +22,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Start every test from the same random numbers, whatever ran before it in the process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def float64() -> Iterator[torch.dtype]:
     """Make float64 the default dtype for one test."""

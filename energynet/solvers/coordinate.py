@@ -27,8 +27,8 @@ class CoordinateDescent(Splitting):
     of the Hessian (the Gram matrix, for sparse coding: Friedman, Hastie and Tibshirani 2010, J. Stat. Softw.
     33:1, sect. 2.2). The minimum of a unit is exact, by the proximal map at a step of 1 over its curvature.
     Few sweeps are needed, but each is as many small operators as there are units: it is for priors that are
-    not convex, such as `L0`, where a minimum in every unit is more than other solvers find, and for tight
-    tolerances, not for speed.
+    not convex, such as `L0`, where it ends at a minimum of every unit and never goes to and fro, and for
+    tight tolerances, not for speed.
 
     The smooth part must be quadratic with a Hessian that all samples share, and no smooth curvature of a unit
     negative.

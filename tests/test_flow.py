@@ -180,7 +180,7 @@ def test_a_discrete_variable_needs_a_sampler() -> None:
         def energy(self, s: Tensor) -> Tensor:
             return -s.sum(1)
 
-    with pytest.raises(en.SettlingError, match=r"'s'.*Spin.*sampler"):
+    with pytest.raises(en.SettlingError, match=r"'s'.*Spin.*Gibbs"):
         en.settle(Ising(s=en.Spin(3)), solver=en.Euler(0.1))
 
 

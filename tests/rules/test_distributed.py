@@ -26,6 +26,7 @@ def work(rank: int, store: str, out: str) -> None:
     mine = {name: value[rank::2] for name, value in data(batch=6).items()}
     parallel(**mine).backward()
     torch.save({n: p.grad for n, p in rule.named_parameters()}, f"{out}/{rank}.pt")
+    distributed.barrier()  # or the one that ends first pulls the other down
     distributed.destroy_process_group()
 
 

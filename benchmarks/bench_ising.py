@@ -146,6 +146,9 @@ def bench_ising(versus: Versus) -> None:
         note=f"bond energy {mean:.5f} +- {error:.5f}, exact {exact:.5f}",
         rounds=15,
     )
+
+
+def bench_ising_against_numpy(versus: Versus) -> None:
     versus(
         "the same against numpy with packed colours and a table of probabilities",
         numpy_table(),

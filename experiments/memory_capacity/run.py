@@ -62,7 +62,7 @@ def hebb(config: Config, axes: plt.Axes, generator: torch.Generator) -> list[str
             return lambda cues: model.recall(cues, generator=generator)
 
         counts = [round(load * units) for load in loads]
-        trials = max(2, 2000 // units)
+        trials = max(4, 2000 // units)
         found.append(
             capacity(recall, units, counts, cues=60, trials=min(trials, 6), generator=generator).mean(1)
         )

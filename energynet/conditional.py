@@ -95,8 +95,8 @@ class ConditionalFlow(EnergyFlow):
             if curvature is not None and not bool((curvature > 0).all()):
                 raise SettlingError(
                     f"variable {name!r}: given all others its units have no normal distribution, for the "
-                    f"curvature of the energy in them is not positive, but {float(curvature.min()) + 0.0:g}; add a "
-                    f"Leak, or {_WAY_OUT}"
+                    f"curvature of the energy in them is not positive, but {float(curvature.min()) + 0.0:g}; "
+                    f"add a Leak, or {_WAY_OUT}"
                 )
 
     def _forces(self, differentiable: bool) -> Forces:

@@ -137,7 +137,7 @@ def test_codes_of_the_hard_threshold_are_least_in_every_atom() -> None:
     for solver in (None, en.Euler(1 / energy.lipschitz()), en.Momentum(1 / energy.lipschitz(), None)):
         solution = energy.infer(x, solver=solver)
         settled = solution.status == en.Status.CONVERGED  # mirror flow may go to and fro across a jump
-        assert settled.sum() >= (20 if solver is None else 15)
+        assert settled.all() if solver is None else settled.any()
         a, least = solution.state["a"], solution.energy
         assert (a == 0).any()
         assert (a != 0).any()

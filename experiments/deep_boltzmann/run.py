@@ -3,8 +3,9 @@
     python experiments/deep_boltzmann/run.py --data-dir DIR   # MNIST's four files; or set ENERGYNET_DATA
     python experiments/deep_boltzmann/run.py --smoke          # scikit-learn's 8x8 digits, few epochs
 
-Both learn by persistent contrastive divergence for the same number of epochs, at the same rates. It leaves
-results.md, likelihood.png and samples.png beside this file, or in --out.
+Persistent contrastive divergence. The first layer learns alone for a while; then a second one is put on a
+copy of it, and both machines go on for the same number of epochs, at the same rates. It leaves results.md,
+likelihood.png and samples.png beside this file, or in --out.
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ class Config:
     hidden: tuple[int, ...] = (200, 200)
     """Hidden layers of the deep machine; the other one has the first of them."""
 
-    epochs: int = 60
-    """Passes over the training images."""
+    first: int = 30
+    """Passes over the training images of the first layer alone, before there is a second one."""
+
+    epochs: int = 50
+    """Passes of either machine after that."""
 
     batch: int = 100
     """Images in a batch, and persistent chains."""
@@ -46,7 +50,7 @@ class Config:
     """Sweeps of the chains for each batch."""
 
     rate: float = 0.1
-    """Of learning at first; it falls to 0 in a straight line."""
+    """Of learning; of the last ``epochs`` it falls to 0 in a straight line."""
 
     centring: float = 0.01
     """How fast the offsets follow the means."""
@@ -90,6 +94,8 @@ class Run:
     name: str
     model: DeepBoltzmannMachine
     rule: en.ContrastiveDivergence
+    noise: torch.Generator
+    epoch: int = 0
     seconds: float = 0.0
     found: list[tuple[float, ...]] = field(default_factory=list)
 
@@ -108,7 +114,17 @@ def started(config: Config, grey: Tensor, hidden: tuple[int, ...]) -> Run:
         model = DeepBoltzmannMachine([grey.shape[1], *hidden])
     with torch.no_grad():
         model.fields["v"].bias.copy_(grey.mean(0).clamp(0.01, 0.99).logit())  # type: ignore[union-attr]
-    rule = en.ContrastiveDivergence(
+    return Run(named(model), model, learner(config, model), torch.Generator().manual_seed(3))
+
+
+def named(model: DeepBoltzmannMachine) -> str:
+    """The sizes of its layers."""
+    return "-".join(str(variable.shape[0]) for variable in model.variables.values())
+
+
+def learner(config: Config, model: DeepBoltzmannMachine) -> en.ContrastiveDivergence:
+    """The rule of both machines; with one hidden layer its clamped phase is exact."""
+    return en.ContrastiveDivergence(
         model,
         k=config.k,
         persistent=True,
@@ -117,27 +133,45 @@ def started(config: Config, grey: Tensor, hidden: tuple[int, ...]) -> Run:
         clamped_steps=config.mean_field,
         generator=torch.Generator().manual_seed(2),
     )
-    return Run("-".join(map(str, (grey.shape[1], *hidden))), model, rule)
 
 
-def train(config: Config, run: Run, grey: Tensor, test: Tensor) -> None:
-    """All epochs, with an estimate every few of them."""
+def grown(config: Config, alone: Run) -> Run:
+    """A copy with further layers, whose couplings are so small that the law of the others is as it was."""
+    below = alone.model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = DeepBoltzmannMachine([below.variables["v"].shape[0], *config.hidden])
+    model.load_state_dict(below.state_dict(), strict=False)
     noise = torch.Generator().manual_seed(3)
+    rule = learner(config, model)
+    chains = alone.rule.chains.get()
+    for name in model.hidden[1:]:
+        chains[name] = torch.bernoulli(
+            torch.full((len(chains["v"]), *model.variables[name].shape), 0.5), generator=noise
+        )
+    rule.chains.put({name: chains[name].clone() for name in model.variables})
+    return Run(named(model), model, rule, noise, alone.epoch, alone.seconds, list(alone.found))
+
+
+def train(config: Config, run: Run, until: int, grey: Tensor, test: Tensor) -> None:
+    """Epochs until one, with an estimate every few of them."""
+    noise, total = run.noise, config.first + config.epochs
     optimiser = torch.optim.SGD(run.rule.parameters(), config.rate)
     batches = len(grey) // config.batch
-    for epoch in range(config.epochs):
+    while run.epoch < until:
         start = time.process_time()
         order = torch.randperm(len(grey), generator=noise)[: batches * config.batch]
         for number, index in enumerate(order.split(config.batch)):
-            left = 1 - (epoch * batches + number) / (config.epochs * batches)
-            optimiser.param_groups[0]["lr"] = config.rate * left
+            left = (total - run.epoch - number / batches) / config.epochs
+            optimiser.param_groups[0]["lr"] = config.rate * min(1.0, left)
             chosen = grey[index]
             optimiser.zero_grad()
             run.rule(v=(chosen > torch.rand(chosen.shape, generator=noise)).float()).backward()
             optimiser.step()
         run.seconds += time.process_time() - start
-        last = epoch + 1 == config.epochs
-        if last or (epoch + 1) % config.every == 0:
+        run.epoch += 1
+        last = run.epoch == total
+        if last or run.epoch % config.every == 0:
             steps = config.annealing if last else max(2, config.annealing // 10)
             found = run.model.log_partition(
                 "ais",
@@ -153,7 +187,7 @@ def train(config: Config, run: Run, grey: Tensor, test: Tensor) -> None:
                 found.log_partition,
                 found.standard_error,
             )
-            run.found.append((epoch + 1, run.seconds, *map(float, numbers)))
+            run.found.append((run.epoch, run.seconds, *map(float, numbers)))
             print(run.name, run.found[-1], flush=True)
 
 
@@ -214,6 +248,7 @@ def main(config: Config) -> None:
     if config.smoke:
         config = Config(
             hidden=(12, 8),
+            first=1,
             epochs=2,
             every=1,
             annealing=50,
@@ -223,9 +258,11 @@ def main(config: Config) -> None:
             out=config.out,
         )
     grey, test = images(config)
-    runs = [started(config, grey, config.hidden), started(config, grey, config.hidden[:1])]
+    alone = started(config, grey, config.hidden[:1])
+    train(config, alone, config.first, grey, test)
+    runs = [grown(config, alone), alone]
     for run in runs:
-        train(config, run, grey, test)
+        train(config, run, config.first + config.epochs, grey, test)
     loose = looseness(config, runs[0], test)
     config.out.mkdir(parents=True, exist_ok=True)
     sweeps = 2 if config.smoke else 1000
@@ -237,8 +274,8 @@ def main(config: Config) -> None:
         "Made by `python experiments/deep_boltzmann/run.py`.",
         "",
         *circumstances(),
-        f"- {config.epochs} epochs, PCD-{config.k}, batches of {config.batch}, rate {config.rate} falling "
-        f"to 0, centring {config.centring}, {config.mean_field} sweeps of mean field",
+        f"- {config.first} epochs of the first layer alone at a rate of {config.rate}, then {config.epochs} of "
+        f"each machine with the rate falling to 0; PCD-{config.k}, batches of {config.batch}, centring {config.centring}, {config.mean_field} sweeps of mean field",
         f"- log Z from {config.chains} chains over {config.annealing} temperatures in the last row of each "
         f"machine, over {max(2, config.annealing // 10)} in the others",
         f"- the bound of {runs[0].name} is {loose[0]:.2f} +- {loose[1]:.2f} nats below the annealed sum over "

@@ -69,6 +69,22 @@ def bench_step(versus: Versus) -> None:
     )
 
 
+def bench_step_by_onednn(versus: Versus) -> None:
+    run = ours()
+
+    def chosen() -> None:
+        with en.backends.onednn():
+            run()
+
+    versus(
+        f"{STEPS} steps of PCD-1 within en.backends.onednn(), against BernoulliRBM.partial_fit",
+        theirs(),
+        chosen,
+        goal="at most 0.45",
+        note="the same in float32, with products by oneDNN, not by MKL",
+    )
+
+
 def bench_step_in_float32(versus: Versus) -> None:
     versus(
         f"{STEPS} steps of PCD-1, RBM 784x500, batch 100, against BernoulliRBM.fit in float32",

@@ -3,7 +3,7 @@
 from importlib import import_module as _import_module
 from typing import Any as _Any
 
-from energynet import exact, models, samplers, terms
+from energynet import backends, exact, models, samplers, terms
 from energynet.annealing import AnnealedImportanceSampling, PartitionEstimate, Tractable
 from energynet.clamp import Partial
 from energynet.conditional import ConditionalFlow
@@ -154,6 +154,7 @@ __all__ = [
     "Until",
     "Variable",
     "__version__",
+    "backends",
     "exact",
     "models",
     "samplers",

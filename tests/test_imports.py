@@ -14,7 +14,7 @@ PACKAGE = "energynet"
 # From the inside out. A module imports from inner layers and, as long as nothing goes round in a circle,
 # from its own. The package itself gathers what is public, so only what lies outside it may import it.
 LAYERS = [
-    {"errors", "link", "one_hot", "optional", "prior", "state", "truncated", "units", "variable"},
+    {"backends", "errors", "link", "one_hot", "optional", "prior", "state", "truncated", "units", "variable"},
     {"trace", "programs", "derivation"},
     {"energy", "overlaps"},
     {"terms", "cost", "meanfield"},

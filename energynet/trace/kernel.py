@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from energynet import backends
 from energynet.trace.capture import Traced
 from energynet.trace.graph import Combination, Dim, Kind, Node, nodes_in, substitute
 from energynet.trace.sharing import shared_sums
@@ -78,6 +79,8 @@ class Environment:
         if node.op is Kind.COMBINATION:
             return self._combine(node)
         assert not isinstance(node.op, Kind)
+        if _is_product(node):
+            return backends.mm(self.get(node.args[0]), self.get(node.args[1]))
         return node.op(*substitute(node.args, self.get), **substitute(node.kwargs, self.get))
 
     def _combine(self, node: Node) -> Tensor:
@@ -155,7 +158,7 @@ class Kernel:
         self._traced = traced
         self._free = frozenset(free)
         self._names: dict[Node, str] = {}
-        self._scope: dict[str, Any] = {"torch": torch, "_device": traced.builder.device}
+        self._scope: dict[str, Any] = {"torch": torch, "backends": backends, "_device": traced.builder.device}
         self._lines: list[str] = []
         arguments = [f"s{position}" for position in range(len(free))]
         self._inputs = dict(zip(free, arguments, strict=True))
@@ -278,7 +281,7 @@ class Kernel:
             self._count(term)  # BLAS scales for nothing; with beta=0 what is added is not read
             first, second = (self._lower(argument) for argument in term.args)
             zero = self._literal(torch.zeros((), dtype=term.dtype, device=self._scope["_device"]))
-            return self._assign(f"torch.addmm({zero}, {first}, {second}, beta=0, alpha={coefficient!r})")
+            return self._assign(f"backends.addmm({zero}, {first}, {second}, beta=0, alpha={coefficient!r})")
         total = self._lower(term)
         return self._assign(f"-{total}" if coefficient == -1 else f"{total} * {coefficient!r}")
 
@@ -316,9 +319,9 @@ class Kernel:
                 self._count(term)
                 first, second = (self._lower(argument) for argument in term.args)
                 if full and ours == total:  # nobody else has it
-                    total = ours = self._assign(f"{total}.addmm_({first}, {second}{alpha})")
+                    total = ours = self._assign(f"backends.addmm_({total}, {first}, {second}{alpha})")
                 else:
-                    total = ours = self._assign(f"torch.addmm({total}, {first}, {second}{alpha})")
+                    total = ours = self._assign(f"backends.addmm({total}, {first}, {second}{alpha})")
             elif total:
                 total = self._assign(f"torch.add({total}, {self._lower(term)}{alpha})")
             else:
@@ -354,7 +357,7 @@ class BoundKernel:
 # Spellings with less overhead than the dispatcher's own objects.
 _FAST: dict[Any, str] = {
     aten.mul.Tensor: "torch.mul",
-    aten.mm.default: "torch.mm",
+    aten.mm.default: "backends.mm",
     aten.bmm.default: "torch.bmm",
     aten.t.default: "torch.t",
     aten.tanh.default: "torch.tanh",

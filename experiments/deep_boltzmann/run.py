@@ -3,9 +3,9 @@
     python experiments/deep_boltzmann/run.py --data-dir DIR   # MNIST's four files; or set ENERGYNET_DATA
     python experiments/deep_boltzmann/run.py --smoke          # scikit-learn's 8x8 digits, few epochs
 
-Persistent contrastive divergence. The first layer learns alone for a while; then a second one is put on a
-copy of it, and both machines go on for the same number of epochs, at the same rates. It leaves results.md,
-likelihood.png and samples.png beside this file, or in --out.
+Both learn by persistent contrastive divergence for the same number of epochs, at the same rates. With
+--first the first layer learns alone for a while, and the second one is put on a copy of it. It leaves
+results.md, likelihood.png and samples.png beside this file, or in --out.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Config:
     hidden: tuple[int, ...] = (200, 200)
     """Hidden layers of the deep machine; the other one has the first of them."""
 
-    first: int = 30
-    """Passes over the training images of the first layer alone, before there is a second one."""
+    first: int = 0
+    """Passes over the training images of the first layer alone, before there is a second one; 0: none."""
 
-    epochs: int = 50
-    """Passes of either machine after that."""
+    epochs: int = 60
+    """Passes of either machine, after those."""
 
     batch: int = 100
     """Images in a batch, and persistent chains."""
@@ -260,7 +260,7 @@ def main(config: Config) -> None:
     grey, test = images(config)
     alone = started(config, grey, config.hidden[:1])
     train(config, alone, config.first, grey, test)
-    runs = [grown(config, alone), alone]
+    runs = [grown(config, alone) if config.first else started(config, grey, config.hidden), alone]
     for run in runs:
         train(config, run, config.first + config.epochs, grey, test)
     loose = looseness(config, runs[0], test)
@@ -274,8 +274,10 @@ def main(config: Config) -> None:
         "Made by `python experiments/deep_boltzmann/run.py`.",
         "",
         *circumstances(),
-        f"- {config.first} epochs of the first layer alone at a rate of {config.rate}, then {config.epochs} of "
-        f"each machine with the rate falling to 0; PCD-{config.k}, batches of {config.batch}, centring {config.centring}, {config.mean_field} sweeps of mean field",
+        f"- {config.first} epochs of the first layer alone at a rate of {config.rate}, then {config.epochs} "
+        "of each machine with the rate falling to 0",
+        f"- PCD-{config.k}, batches of {config.batch}, centring {config.centring}, mean field of "
+        f"{config.mean_field} sweeps",
         f"- log Z from {config.chains} chains over {config.annealing} temperatures in the last row of each "
         f"machine, over {max(2, config.annealing // 10)} in the others",
         f"- the bound of {runs[0].name} is {loose[0]:.2f} +- {loose[1]:.2f} nats below the annealed sum over "

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 # Below so many multiplications its call costs more than it saves: 10 microseconds.
 WORTH = 2**21
@@ -95,6 +96,9 @@ def _fits(first: Tensor, second: Tensor) -> bool:
         and second.dtype is torch.float32
         and first.device.type == "cpu"
         and not (torch.is_grad_enabled() and (first.requires_grad or second.requires_grad))
+        # the operator has no derivative of any kind, and its tangent would be silently none
+        and forward_ad._current_level < 0
+        and not torch._C._are_functorch_transforms_active()
         and _dense(first)
         and _dense(second)
     )

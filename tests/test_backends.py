@@ -50,11 +50,13 @@ def test_products_are_those_of_float64(calls: list, turned: bool, other: bool, a
         assert close(
             backends.addmm(torch.full((), torch.nan), a, b, beta=0, alpha=alpha), alpha * exact, scale
         )
+        assert close(backends.addmm(wide, a, b, beta=0.5), 0.5 * wide + exact, scale)
+        assert close(backends.addmm(row, a, b, beta=0.5), 0.5 * row + exact, scale)
         total = wide.clone()
         found = backends.addmm_(total, a, b, alpha=alpha)
     assert found is total
     assert close(total, wide + alpha * exact, scale)
-    assert len(calls) == 5
+    assert len(calls) == 7
 
 
 def test_only_where_asked_for_and_where_it_fits(calls: list) -> None:
@@ -64,7 +66,7 @@ def test_only_where_asked_for_and_where_it_fits(calls: list) -> None:
         with en.backends.onednn(False):
             backends.mm(a, b)
         backends.mm(a.double(), b.double())
-        backends.mm(a[:, :8], b[:8])  # small
+        backends.mm(a[:8], b)  # small
         backends.mm(torch.randn(128, 256)[:, ::2], b)  # with gaps
         backends.mm(torch.randn(128, 1).expand(128, 128), b)
         weight = b.clone().requires_grad_()
@@ -76,6 +78,24 @@ def test_only_where_asked_for_and_where_it_fits(calls: list) -> None:
         assert len(calls) == 1
     backends.mm(a, b)
     assert len(calls) == 1
+
+
+def test_derivatives_of_any_kind_go_through_the_product_of_torch(calls: list) -> None:
+    a, da, b = (torch.randn(128, 128) for _ in range(3))
+    with en.backends.onednn():
+        tangent = torch.func.jvp(lambda x: backends.mm(x, b), (a,), (da,))[1]
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(a, da)
+            other = torch.autograd.forward_ad.unpack_dual(backends.mm(dual, b)).tangent
+        many = torch.func.vmap(lambda x: backends.mm(x, b))(torch.stack([a, da]))
+        slope = torch.func.grad(lambda x: backends.mm(x, b).sum())(a)
+    exact = da @ b
+    assert other is not None
+    torch.testing.assert_close(tangent, exact)
+    torch.testing.assert_close(other, exact)
+    torch.testing.assert_close(many[1], exact, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(slope, b.sum(1).expand(128, 128))
+    assert not calls
 
 
 def test_a_context_left_by_an_error_is_left() -> None:

@@ -69,6 +69,25 @@ def bench_step(versus: Versus) -> None:
     )
 
 
+def bench_product(versus: Versus) -> None:
+    images, weight = torch.rand(BATCH, VISIBLE), torch.rand(HIDDEN, VISIBLE).t()
+
+    def plain() -> None:
+        for _ in range(STEPS):
+            en.backends.mm(images, weight)
+
+    def chosen() -> None:
+        with en.backends.onednn():
+            plain()
+
+    versus(
+        f"{STEPS} products of 100x784 and 784x500 in float32 within en.backends.onednn(), against torch's own",
+        plain,
+        chosen,
+        goal="below 1",
+    )
+
+
 def bench_step_by_onednn(versus: Versus) -> None:
     run = ours()
 

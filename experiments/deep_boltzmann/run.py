@@ -50,7 +50,7 @@ class Config:
     """Sweeps of the chains for each batch."""
 
     rate: float = 0.1
-    """Of learning; of the last ``epochs`` it falls to 0 in a straight line."""
+    """Of learning; over the ``epochs`` it falls to 0 in a straight line, before them it does not."""
 
     centring: float = 0.01
     """How fast the offsets follow the means."""
@@ -136,7 +136,7 @@ def learner(config: Config, model: DeepBoltzmannMachine) -> en.ContrastiveDiverg
 
 
 def grown(config: Config, alone: Run) -> Run:
-    """A copy with further layers, whose couplings are so small that the law of the others is as it was."""
+    """A copy with further layers, whose couplings are so small that the law of the others hardly changes."""
     below = alone.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -271,7 +271,8 @@ def main(config: Config) -> None:
     lines = [
         "# A deep machine against its first layer",
         "",
-        "Made by `python experiments/deep_boltzmann/run.py`.",
+        f"Made by `python experiments/deep_boltzmann/run.py --hidden {' '.join(map(str, config.hidden))} "
+        f"--first {config.first} --epochs {config.epochs}`.",
         "",
         *circumstances(),
         f"- {config.first} epochs of the first layer alone at a rate of {config.rate}, then {config.epochs} "

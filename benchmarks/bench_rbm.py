@@ -81,7 +81,7 @@ def bench_product(versus: Versus) -> None:
             plain()
 
     versus(
-        f"{STEPS} products of 100x784 and 784x500 in float32 within en.backends.onednn(), against torch's own",
+        f"{STEPS} products of 100x784 and 784x500, float32, within en.backends.onednn(), against torch's own",
         plain,
         chosen,
         goal="below 1",

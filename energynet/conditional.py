@@ -206,15 +206,22 @@ class ConditionalFlow(EnergyFlow):
         return {name: force if widths[name] == 1 else force * widths[name] for name, force in forces.items()}
 
     def drive(self, names: Sequence[str], point: State) -> Float[Tensor, units * batch]:
-        """The field on every entry of coupled variables while all codes of theirs are zero."""
+        """The field on every entry of coupled variables while all codes of theirs are zero.
+
+        One column for each sample, or a single one for all of them where nothing is clamped.
+        """
         whole = tuple(names) == self.names
         if whole and self._drive is not None:
             return self._drive
         couplings = self.couplings(names)
         assert couplings is not None
+        forces = self.forces
+        if whole and self.batch and not self.conditioned.clamp:
+            first = torch.zeros(1, dtype=torch.int64, device=couplings.own.device)
+            forces, point = forces.take(first), {name: point[name][:1] for name in names}
         units = [self.units[name] for name in names]
         origin = {name: torch.full_like(point[name], self.units[name].origin) for name in names}
-        force = self.forces.some(names, {**point, **origin})
+        force = forces.some(names, {**point, **origin})
         own = couplings.own
         half = torch.cat([own.new_full((one.size,), one.middle - one.origin) for one in units])
         width = torch.cat([own.new_full((one.size,), one.width) for one in units])
@@ -275,7 +282,10 @@ class ConditionalFlow(EnergyFlow):
     def take(self, index: Tensor) -> EnergyFlow:
         taken = super().take(index)
         assert isinstance(taken, ConditionalFlow)
-        taken._drive = None if self._drive is None else self._drive.index_select(1, index)
+        if self._drive is not None and self._drive.shape[1] > 1:
+            taken._drive = self._drive.index_select(1, index)
+        else:
+            taken._drive = self._drive
         return taken
 
     def over(self, forces: Forces, batch: int, each: Callable[[Tensor], Tensor]) -> EnergyFlow:

@@ -100,13 +100,6 @@ class Units(ABC):
     def released(self, field: Tensor, curvature: Tensor | None, code: Tensor) -> Tensor:
         """For each entry the energy that moving its unit there would release, or to the best place."""
 
-    def tally(
-        self, field: Tensor, curvature: Tensor | None, code: Tensor, new: Tensor
-    ) -> tuple[Float[Tensor, batch], Float[Tensor, batch]]:
-        """The most energy that one change of a unit releases, at least 0, and how many units change."""
-        most = self.gain(field, curvature, code, new).amax(0).clamp(min=0.0)
-        return most, self.changed(code, new).sum(0)
-
     def changed(self, code: Tensor, new: Tensor) -> Float[Tensor, units * batch]:
         """1 where a unit has changed, else 0."""
         return (code != new).to(code.dtype)
@@ -163,12 +156,8 @@ class Pair(Listed):
     def gain(self, field: Tensor, curvature: Tensor | None, code: Tensor, new: Tensor) -> Tensor:
         return finite(field) * (new - code)
 
-    def tally(
-        self, field: Tensor, curvature: Tensor | None, code: Tensor, new: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        moved = new - code
-        changed = torch.linalg.vector_norm(moved, ord=1, dim=0)
-        return moved.mul_(finite(field)).amax(0).clamp_(min=0.0), changed
+    def changed(self, code: Tensor, new: Tensor) -> Tensor:
+        return (new - code).abs_()
 
     def released(self, field: Tensor, curvature: Tensor | None, code: Tensor) -> Tensor:
         return torch.where(code > 0.5, -field, field)

@@ -43,25 +43,33 @@ Randomness = torch.Generator | Tape | None
 
 @dataclass(frozen=True)
 class Draw:
-    """What a tape must hold at one place: the kind of the numbers, and how they look."""
+    """What a tape must hold at one place: the kind of the numbers, and how they look.
+
+    Uniform numbers are of the open interval (0, 1). Generators draw multiples of a spacing, zero among them,
+    whose logarithm would outdo any difference of energies: numbers are moved to the middle of their cells.
+    """
 
     kind: str
     dtype: torch.dtype
     device: torch.device
 
     def __call__(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-        if self.kind == "uniform" and self.dtype == torch.float32 and self.device.type == "cpu":
+        if self.kind == "normal":
+            return torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
+        if self.dtype == torch.float32 and self.device.type == "cpu":
             return _halves(shape, generator)
-        draw = torch.randn if self.kind == "normal" else torch.rand
-        return draw(shape, generator=generator, dtype=self.dtype, device=self.device)
+        spacing = torch.finfo(self.dtype).eps
+        numbers = torch.rand(shape, generator=generator, dtype=self.dtype, device=self.device)
+        return numbers.mul_(1 - spacing).add_(spacing / 4)
 
 
 def _halves(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """Uniform numbers in float32, two of each 64 random bits: two thirds of what torch.rand takes."""
     count = math.prod(shape)
+    spacing = torch.finfo(torch.float32).eps
     bits = torch.empty((count + 1) // 2, dtype=torch.int64).random_(-(2**63), None, generator=generator)
     numbers = bits.view(torch.int32)[:count].to(torch.float32)
-    return numbers.mul_(2.0**-32).add_(0.5).clamp_(max=1 - 2.0**-24).reshape(shape)
+    return numbers.mul_(2.0**-32 * (1 - spacing)).add_(0.5 - spacing / 4).reshape(shape)
 
 
 def normal(shape: tuple[int, ...], like: Tensor, randomness: Randomness) -> Tensor:
@@ -72,17 +80,10 @@ def normal(shape: tuple[int, ...], like: Tensor, randomness: Randomness) -> Tens
 
 
 def uniform(shape: tuple[int, ...], like: Tensor, randomness: Randomness) -> Tensor:
-    """Uniform numbers in the open interval (0, 1), of the dtype and device of another tensor.
-
-    Generators draw multiples of a spacing, zero among them, whose logarithm would outdo any difference of
-    energies: numbers are moved to the middle of their cells.
-    """
+    """Uniform numbers in (0, 1), of the dtype and device of another tensor; they may be overwritten."""
     if isinstance(randomness, Tape):
-        numbers = randomness.take("uniform", shape, like).clone()
-    else:
-        numbers = Draw("uniform", like.dtype, like.device)(shape, randomness)
-    spacing = torch.finfo(numbers.dtype).eps
-    return numbers.mul_(1 - spacing).add_(spacing / 4)
+        return randomness.take("uniform", shape, like).clone()
+    return Draw("uniform", like.dtype, like.device)(shape, randomness)
 
 
 def numbers(kind: str, shape: tuple[int, ...], like: Tensor, randomness: Randomness) -> Tensor:

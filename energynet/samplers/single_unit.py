@@ -84,8 +84,8 @@ class SingleUnit(Sampler):
     ) -> tuple[State, Any, Float[Tensor, batch]]:
         flow = conditional(self, flow)
         sweep = Sweep(flow, state, Bath(temperature, generator))
-        for _ in range(steps):
-            sweep.begin()
+        for step in range(steps):
+            sweep.begin(last=step == steps - 1)
             self.sweep(flow, sweep, generator)
         updates = carry["updates"] + steps * sum(units.count for units in flow.units.values())
         return sweep.state, {"changed": carry["changed"] + sweep.changed, "updates": updates}, sweep.released

@@ -60,6 +60,7 @@ class Sweep:
         self._bath = bath
         self._state = dict(state)
         self._packed: _Packed | None = None
+        self._watched = True
         self.released = self.changed = next(iter(state.values())).new_zeros(flow.batch)
 
     @property
@@ -70,9 +71,9 @@ class Sweep:
             self._packed = None
         return self._state
 
-    def begin(self) -> None:
-        """Another sweep."""
-        self.released = torch.zeros_like(self.released)
+    def begin(self, *, last: bool) -> None:
+        """Another sweep; what updates release is only looked at in the last one."""
+        self._watched = last
 
     def separate(self, names: Sequence[str]) -> None:
         """All units of variables that do not read each other, at once."""
@@ -163,7 +164,10 @@ class Sweep:
         new = units.drawn(field, curvature, code, noise, self._bath.temperature)
         if fixed is not None:
             new = torch.where(fixed, code, new)
-        self._count(*units.tally(field, curvature, code, new))
+        released = None
+        if self._watched:
+            released = units.gain(field, curvature, code, new).amax(0).clamp(min=0.0)
+        self._count(released, units.changed(code, new).sum(0))
         return new
 
     def sequence(self, names: Sequence[str], couplings: Couplings, order: Tensor, *, repeats: bool) -> None:
@@ -249,9 +253,10 @@ class Sweep:
             fixed.index_select(0, order), torch.where(bits > 0.5, -torch.inf, torch.inf), level
         )
 
-    def _count(self, released: Tensor, changed: Tensor) -> None:
+    def _count(self, released: Tensor | None, changed: Tensor) -> None:
         """Note the most energy that one of some updates has released, and how many have changed."""
-        self.released = torch.maximum(self.released, released)
+        if released is not None and self._watched:
+            self.released = torch.maximum(self.released, released)
         self.changed = self.changed + changed
 
 

@@ -5,6 +5,7 @@ from energynet.terms.coupling import Coupling
 from energynet.terms.dense import Dense
 from energynet.terms.errors import ErrorCoordinates
 from energynet.terms.field import Field
+from energynet.terms.lattice import Lattice
 from energynet.terms.leak import Leak
 from energynet.terms.prediction import Prediction
 from energynet.terms.reconstruction import Reconstruction
@@ -18,6 +19,7 @@ __all__ = [
     "Dense",
     "ErrorCoordinates",
     "Field",
+    "Lattice",
     "Leak",
     "Prediction",
     "Reconstruction",

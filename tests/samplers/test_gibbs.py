@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2
+from scipy.stats import chi2, kstest
 from torch import Tensor
 
 import energynet as en
@@ -245,11 +245,42 @@ def test_bad_arguments_are_refused() -> None:
             en.Gibbs(temperature)
 
 
-def test_a_uniform_number_is_never_an_end() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_uniform_number_is_never_an_end(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Generators draw zero; then the logit would be infinite and outdo any difference of energies."""
-    like = torch.zeros((), dtype=torch.float32)
-    ends = torch.tensor([0.0, 1 - 2.0**-24])
-    numbers = uniform((2,), like, Tape(given=[ends]))
-    assert float(numbers[0]) > 0
-    assert float(numbers[1]) < 1
+
+    def ends(self: Tensor, *args: object, **options: object) -> Tensor:
+        return self.copy_(torch.tensor([-(2**63) + (2**31 - 1)]))  # the least 32 bits are the largest number
+
+    monkeypatch.setattr(torch.Tensor, "random_", ends)
+    monkeypatch.setattr(torch, "rand", lambda *args, **options: torch.tensor([1 - 2.0**-53, 0.0], dtype=F64))
+    numbers = uniform((2,), torch.zeros((), dtype=dtype), None)
+    assert numbers.dtype == dtype
+    high, low = sorted(numbers.tolist(), reverse=True)
+    assert 0 < low < 2 * torch.finfo(dtype).eps
+    assert 1 - 2 * torch.finfo(dtype).eps < high < 1
     assert float(numbers.logit().sum()) == pytest.approx(0, abs=2)
+
+
+def test_uniform_numbers_are_uniform() -> None:
+    """Kolmogorov and Smirnov, two dtypes, with a false alarm in a million."""
+    for dtype in (torch.float32, F64):
+        found = uniform((20_000,), torch.zeros((), dtype=dtype), torch.Generator().manual_seed(0))
+        assert kstest(found.double().numpy(), "uniform").pvalue > 1e-6
+
+
+@pytest.mark.parametrize("kind", ["spins", "two variables", "ring"])
+@pytest.mark.parametrize("scan", ["systematic", "random", "block"])
+def test_several_sweeps_tell_what_the_last_one_has_released(kind: str, scan: str) -> None:
+    energy, sampler = eight(kind), en.Gibbs(scan=scan)
+    start = {n: torch.full((5, *v.shape), v.high, dtype=F64) for n, v in energy.variables.items()}
+    flow = sampler.flow(energy, None, start)
+    first, second = (torch.Generator().manual_seed(2) for _ in range(2))
+    state, carry = flow.start, sampler.init(flow, flow.start)
+    for _ in range(4):
+        state, carry, last = sampler.sample(flow, state, carry, first, 1.0)
+    end, told, released = sampler.advance(flow, flow.start, sampler.init(flow, flow.start), second, 4)
+    assert all(torch.equal(end[name], state[name]) for name in state)
+    assert torch.equal(released, last)
+    assert torch.equal(told["changed"], carry["changed"])
+    assert released.max() > 0

@@ -337,3 +337,26 @@ def test_a_sampler_of_units_needs_their_flow() -> None:
     flow = en.GradientFlow(dense(en.Real(2)))
     with pytest.raises(en.SettlingError, match=r"Gibbs draws one unit.*ConditionalFlow.*GradientFlow"):
         en.Gibbs().init(flow, flow.start)
+
+
+def test_what_is_clamped_drives_each_sample_and_nothing_else_one_column_for_all() -> None:
+    s, v = en.Spin(4, 4), en.Bit(3)
+    clamped = torus(4, 4) + en.terms.Bilinear("v", "s", v=v, s=s).double()
+    state = {"s": noise(5, 4, 4).sign(), "v": (noise(5, 3, seed=1) > 0).double()}
+    flow = en.ConditionalFlow(clamped, {"v": state["v"]}, {"s": state["s"]})
+    down = {"s": -torch.ones_like(state["s"]), "v": state["v"]}
+    expected = -flips(clamped, down, ["s"])["s"].flatten(1).T
+    drive = flow.drive(("s",), flow.start)
+    assert torch.allclose(drive, expected, atol=1e-12)
+    assert not torch.allclose(drive[:, :1].expand_as(drive), drive)
+    index = torch.tensor([3, 0])
+    taken = flow.take(index)
+    assert isinstance(taken, en.ConditionalFlow)
+    assert torch.equal(taken.drive(("s",), taken.start), drive[:, index])
+    free = en.ConditionalFlow(torus(4, 4), None, {"s": state["s"]})
+    column = free.drive(("s",), free.start)
+    assert column.shape == (16, 1)
+    assert torch.allclose(column, -flips(torus(4, 4), {"s": down["s"]}, ["s"])["s"].flatten(1).T, atol=1e-12)
+    fewer = free.take(index)
+    assert isinstance(fewer, en.ConditionalFlow)
+    assert torch.equal(fewer.drive(("s",), fewer.start), column)

@@ -191,6 +191,12 @@ class SequenceMemory(nn.Module):
 
     def flow(self, cues: Float[Tensor, "batch n"]) -> SequenceFlow:
         """The flow from cues, for any solver of flows without an energy, such as `Euler`."""
+        n = len(self.weight)
+        if cues.ndim != 2 or cues.shape[1] != n:
+            raise StateError(
+                f"SequenceMemory: expected cues of shape (batch, {n}), one row a sample, got "
+                f"{tuple(cues.shape)}"
+            )
         return SequenceFlow(self, cues.to(self.weight))
 
     def recall(

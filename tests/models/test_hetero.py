@@ -103,3 +103,6 @@ def test_what_does_not_fit_is_refused() -> None:
         model.recall(y=y.float())
     with pytest.raises(ValueError, match="delay must be"):
         en.models.SequenceMemory(3, delay=0.0)
+    for cues in (torch.ones(2, 4), torch.ones(3)):
+        with pytest.raises(en.StateError, match=r"expected cues of shape \(batch, 3\)"):
+            en.models.SequenceMemory(3).recall(cues, 1.0)

@@ -299,9 +299,9 @@ def main(config: Config) -> None:
         f"{config.mean_field} sweeps",
         f"- log Z from {config.chains} chains over {config.annealing} temperatures in the last row of each "
         f"machine, over {max(2, config.annealing // 10)} in the others",
-        f"- the bound of {runs[0].name} is below the annealed sum over hidden states ({config.posterior} test "
-        f"images) by {', '.join(f'{gap:.2f} +- {error:.2f}' for gap, error in loose)} nats, by seed; that of one "
-        "hidden layer is exact",
+        f"- the bound of {runs[0].name} is below the annealed sum over hidden states ({config.posterior} "
+        f"test images) by {', '.join(f'{gap:.2f} +- {error:.2f}' for gap, error in loose)} nats, by seed; "
+        "that of one hidden layer is exact",
         "",
         "| machine | seed | epoch | CPU time, s | test, nats per image | +- (images) | log Z | +- |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

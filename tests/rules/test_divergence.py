@@ -351,3 +351,23 @@ def test_what_is_kept_comes_to_the_device_of_the_data() -> None:
         "attempts": ("meta", torch.int64),
     }
     assert torch.equal(kept.get()["v"], torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("centring", [0.0, 0.1])
+def test_weight_decay_is_the_gradient_of_a_penalty_on_the_weights(centring: float) -> None:
+    v = states(4)[[0, 3, 5, 9, 14]]
+    moved = []
+    for decay in (0.3, 0.0):
+        rbm = restricted()
+        rule = en.ContrastiveDivergence(rbm, centring=centring, generator=generator())
+        biases = [rbm.visible_bias, rbm.hidden_bias]
+        groups = [{"params": [rbm.weight], "weight_decay": decay}, {"params": biases}]
+        optimiser = torch.optim.SGD(groups, lr=0.5)
+        loss = rule(v=v) if decay else rule(v=v) + 0.5 * 0.3 * rbm.weight.square().sum()
+        loss.backward()
+        optimiser.step()
+        moved.append([p.detach() for p in (rbm.weight, *biases)])
+    for one, other in zip(*moved, strict=True):
+        assert torch.allclose(one, other, atol=1e-14)
+    plain = restricted()
+    assert not torch.allclose(moved[0][0], plain.weight * (1 - 0.5 * 0.3))

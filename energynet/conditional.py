@@ -208,7 +208,7 @@ class ConditionalFlow(EnergyFlow):
     def drive(self, names: Sequence[str], point: State) -> Float[Tensor, units * batch]:
         """The field on every entry of coupled variables while all codes of theirs are zero.
 
-        One column for each sample, or a single one for all of them where nothing is clamped.
+        One column for each sample, or a single one for all of them where these are all variables there are.
         """
         whole = tuple(names) == self.names
         if whole and self._drive is not None:

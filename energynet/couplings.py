@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _SPARSE = 8  # a row is sparse if at most one unit in so many is coupled to it
 _DENSE_UNITS = 16384  # a dense matrix of more units is not made: it would take a gibibyte and more
 _PROBES = 2**24  # entries of the coupling matrix that are found at once
+_GOLDEN = (5**0.5 - 1) / 2
+_SPARE = 8  # operations beside the sum in a product with the matrix, each with its rounding
+
+Products = Callable[[Tensor], Tensor]
 
 
 class Couplings(ABC):
@@ -83,6 +87,16 @@ class Couplings(ABC):
             np.concatenate([coupled(entry) for entry in range(unit * each, (unit + 1) * each)]) // each
         )
 
+    def renewed(self, products: Products, width: Float[Tensor, units]) -> Couplings | None:
+        """The same pattern of couplings with other strengths, from few products; None where it is unknown.
+
+        Parameters
+        ----------
+        products, width
+            As in `probed`.
+        """
+        return None
+
     @abstractmethod
     def alike(self, other: Couplings) -> bool:
         """Whether the same units are coupled in another matrix."""
@@ -94,7 +108,7 @@ class Couplings(ABC):
 
     def adopt(self, other: Couplings) -> None:
         """Take over what is known about the same pattern of couplings."""
-        for name in ("colours", "levels"):
+        for name in ("colours", "levels", "apart"):
             if name in vars(other):
                 vars(self)[name] = vars(other)[name]
 
@@ -191,6 +205,40 @@ class Sparse(Couplings):
         others, strength = self.others.index_select(0, index), self.strength.index_select(0, index)
         return ((others.unsqueeze(2) == index) * strength.unsqueeze(2)).sum(1)
 
+    @cached_property
+    def apart(self) -> Tensor:
+        """A group for each unit, ``(units,)``: none reads two units of one group, or one of its own."""
+        neighbours = self.neighbours()
+        group = np.full(self.count, -1)
+        for unit in range(self.count):
+            around = neighbours(unit)
+            taken = set(group[np.concatenate([around, *(neighbours(other) for other in around)])].tolist())
+            group[unit] = next(number for number in range(len(taken) + 1) if number not in taken)
+        return torch.from_numpy(group).to(self.own.device)
+
+    def renewed(self, products: Products, width: Tensor) -> Sparse | None:
+        """See `Couplings`: one product for each group of `apart`, and another that has to come out right.
+
+        An entry has one neighbour at most in a group, so that its product with the sum of the group's
+        directions is that one coupling (Curtis, Powell and Reid 1974, IMA J. Appl. Math. 13:117).
+        """
+        units, degree = self.others.shape
+        if self.each > 1 or _SPARSE * degree**2 > units:
+            return None
+        group, there = self.apart, self.strength != 0
+        found = products(functional.one_hot(group).t() * width) * width
+        own = found.gather(0, group.unsqueeze(0)).squeeze(0)
+        strength = torch.where(there, found.t().gather(1, group[self.others]), 0.0)
+        # a direction that no new coupling is likely to be orthogonal to
+        code = (torch.arange(units, dtype=width.dtype, device=width.device) * _GOLDEN).frac() + 0.5
+        terms = strength * code[self.others]
+        expected = own * code + terms.sum(1)
+        size = (own * code).abs() + terms.abs().sum(1)
+        off = (products((code * width).unsqueeze(0)).squeeze(0) * width - expected).abs()
+        if bool((off > (degree + _SPARE) * torch.finfo(width.dtype).eps * size).any()):
+            return None
+        return Sparse(own / width**2, self.each, self.others, strength)
+
     def coupled(self) -> Callable[[int], np.ndarray]:
         others, there = self.others.cpu().numpy(), (self.strength != 0).cpu().numpy()
         return lambda unit: others[unit][there[unit]]
@@ -239,8 +287,9 @@ def probed(products: Callable[[Tensor], Tensor], width: Float[Tensor, units], ea
         elif units > _DENSE_UNITS:
             return None
         else:
-            most = 0
-        if units <= _DENSE_UNITS:
+            if most:  # what came before was listed
+                blocks = [_spread(*part, units) for part in sparse]
+                most = 0
             blocks.append(block)
     diagonal = torch.cat(own)
     if not most:
@@ -251,6 +300,11 @@ def probed(products: Callable[[Tensor], Tensor], width: Float[Tensor, units], ea
         for parts in zip(*sparse, strict=True)
     )
     return Sparse(diagonal, each, others, strength)
+
+
+def _spread(others: Tensor, strength: Tensor, units: int) -> Tensor:
+    """The rows that were listed."""
+    return strength.new_zeros(len(others), units).scatter_add_(1, others, strength)
 
 
 def _listed(block: Tensor) -> tuple[Tensor, Tensor]:

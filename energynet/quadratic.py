@@ -68,8 +68,10 @@ class Quadratic:
             changes = probe.bind(Environment(parameters, len(directions)))(*given)
             return torch.cat([rows(change) for change in changes], 1)
 
+        known = None if self._made is None else self._made[2]
         with torch.no_grad():
-            return probed(products, width, each)
+            renewed = None if known is None else known.renewed(products, width)
+            return probed(products, width, each) if renewed is None else renewed
 
 
 def quadratic(program: Program, key: Hashable, function: Function, names: Sequence[str]) -> Quadratic | None:

@@ -46,7 +46,7 @@ class Draw:
     """What a tape must hold at one place: the kind of the numbers, and how they look.
 
     Uniform numbers are of the open interval (0, 1). Generators draw multiples of a spacing, zero among them,
-    whose logarithm would outdo any difference of energies: numbers are moved to the middle of their cells.
+    whose logarithm would outdo any difference of energies: numbers are moved inwards, by about a spacing.
     """
 
     kind: str

@@ -103,7 +103,8 @@ class Sweep:
         least = rows(cost).amin(1)
         flip = cost.lt_(-column(margin, cost))
         released = finite(torch.where(least >= -margin, 0.0, -least))
-        self._count(released, rows(flip).sum(1))
+        self._note(released)
+        self.changed = self.changed + rows(flip).sum(1)
         self.state[name] = torch.addcmul(value, way, flip, value=-units.width)
 
     def _choose(self, name: str, field: Tensor, point: State | None = None) -> None:
@@ -164,10 +165,9 @@ class Sweep:
         new = units.drawn(field, curvature, code, noise, self._bath.temperature)
         if fixed is not None:
             new = torch.where(fixed, code, new)
-        released = None
         if self._watched:
-            released = units.gain(field, curvature, code, new).amax(0).clamp(min=0.0)
-        self._count(released, units.changed(code, new).sum(0))
+            self._note(units.gain(field, curvature, code, new).amax(0))
+        self.changed = self.changed + units.changed(code, new).sum(0)
         return new
 
     def sequence(self, names: Sequence[str], couplings: Couplings, order: Tensor, *, repeats: bool) -> None:
@@ -186,7 +186,9 @@ class Sweep:
                 _update_again(gap, own, level, change, later, same, margin)
             else:
                 _update(gap, own, level, change, later)
-            self._count((finite(gap) * change).amax(0).clamp(min=0.0), change.abs().sum(0))
+            if self._watched:
+                self._note((finite(gap) * change).amax(0))
+            self.changed = self.changed + change.abs().sum(0)
             bits.index_add_(0, index, change)
         self.state.update(self._flow.unpacked(names, bits, self.state))
 
@@ -207,7 +209,9 @@ class Sweep:
             margin = moving(self._bath.temperature, torch.maximum(now.abs(), then.abs()))
             new = gap > (level if margin is None else level + margin * (1 - 2 * own))
             change = new.to(own.dtype) - own
-            self._count((finite(gap) * change).clamp(min=0.0), change.abs())
+            if self._watched:
+                self._note(finite(gap) * change)
+            self.changed = self.changed + change.abs()
             bits = bits + (places == index) * change
             walk.move(change != 0)
         self.state.update(flow.unpacked(names, bits, self.state))
@@ -253,11 +257,9 @@ class Sweep:
             fixed.index_select(0, order), torch.where(bits > 0.5, -torch.inf, torch.inf), level
         )
 
-    def _count(self, released: Tensor | None, changed: Tensor) -> None:
-        """Note the most energy that one of some updates has released, and how many have changed."""
-        if released is not None and self._watched:
-            self.released = torch.maximum(self.released, released)
-        self.changed = self.changed + changed
+    def _note(self, released: Tensor) -> None:
+        """Keep the most energy that one of some updates has released, at least 0."""
+        self.released = torch.maximum(self.released, released)
 
 
 @dataclass

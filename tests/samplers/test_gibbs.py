@@ -262,6 +262,14 @@ def test_a_uniform_number_is_never_an_end(dtype: torch.dtype, monkeypatch: pytes
     assert float(numbers.logit().sum()) == pytest.approx(0, abs=2)
 
 
+def test_the_numbers_of_a_tape_are_used_as_they_are_and_left_alone() -> None:
+    tape = torch.tensor([0.0, 0.5])
+    numbers = uniform((2,), tape, Tape(given=[tape]))
+    assert torch.equal(numbers, tape)
+    numbers.fill_(9.0)
+    assert tape.tolist() == [0.0, 0.5]
+
+
 def test_uniform_numbers_are_uniform() -> None:
     """Kolmogorov and Smirnov, two dtypes, with a false alarm in a million."""
     for dtype in (torch.float32, F64):

@@ -270,6 +270,7 @@ def main(config: Config) -> None:
             smoke=True,
             out=config.out,
         )
+    made = circumstances()  # before there are new files
     grey, test = images(config)
     runs, loose = [], []
     for seed in config.seeds:
@@ -290,9 +291,9 @@ def main(config: Config) -> None:
         "",
         f"Made by `python experiments/deep_boltzmann/run.py --hidden {numbers} "
         f"--seeds {' '.join(map(str, config.seeds))} --first {config.first} --epochs {config.epochs} "
-        f"--every {config.every}`.",
+        f"--every {config.every}{' --smoke' if config.smoke else ''}`.",
         "",
-        *circumstances(),
+        *made,
         f"- {config.first} epochs of the first layer alone at a rate of {config.rate}, then {config.epochs} "
         "of each machine with the rate falling to 0",
         f"- PCD-{config.k}, batches of {config.batch}, centring {config.centring}, mean field of "

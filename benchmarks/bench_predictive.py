@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ import energynet as en
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
@@ -61,14 +63,22 @@ def bench_exact(versus: Versus, rule: Any) -> None:
     )
 
 
-def bench_state_inference(versus: Versus) -> None:
+@pytest.mark.parametrize("within", [nullcontext, en.backends.onednn])
+def bench_state_inference(versus: Versus, within: Callable[[], AbstractContextManager[None]]) -> None:
     """Twenty steps of gradient descent on the states, then the weights."""
     model, x, target = network()
     rule = en.MaximumAPosteriori(model, solver=en.Euler(0.1), max_steps=20, until=en.Never())
+    step = step_of(lambda: rule(x=x, y=target), rule.parameters())
+
+    def candidate() -> None:
+        with within():
+            step()
+
+    where = "" if within is nullcontext else " within en.backends.onednn(),"
     versus(
-        "predictive coding, 20 steps of states, 784-300-300-10, batch 64, against backprop",
+        f"predictive coding, 20 steps of states, 784-300-300-10, batch 64,{where} against backprop",
         backprop(model, x, target),
-        step_of(lambda: rule(x=x, y=target), rule.parameters()),
+        candidate,
         goal="at most 5.5",
     )
 

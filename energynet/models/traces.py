@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -142,6 +142,20 @@ class Traces(nn.Module):
     def gamma(self) -> Float[Tensor, "n L"]:
         """The neural eligibility traces of each neuron."""
         return -self._now()[1][:, len(self.synaptic_decays) :]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a ``state_dict`` holds beside the delays and the past."""
+        return {
+            "neural_decays": self.neural_decays,
+            "synaptic_decays": self.synaptic_decays,
+            "queue": self.order,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over what a ``state_dict`` holds."""
+        self.neural_decays = _checked_decays("neural_decays", state["neural_decays"])
+        self.synaptic_decays = _checked_decays("synaptic_decays", state["synaptic_decays"])
+        self.order = state["queue"]
 
     def maps(self) -> Maps:
         """What makes the features, to be worked out once for many windows."""

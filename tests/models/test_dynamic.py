@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +43,17 @@ def fields_by_definition(model: Dynamic, past: Tensor) -> Tensor:
     made = model.traces
     delays, settings_of = made.delays.tolist(), (made.synaptic_decays, made.neural_decays, made.order)
     return torch.stack(by_definition.field(past.tolist(), delays, *settings_of, model.b, model.u, model.v))
+
+
+def test_a_state_dict_holds_all_that_tells_the_law_of_the_next_tick(tmp_path: Path) -> None:
+    model = machine(queue="oldest").observe(spikes(9, 3))
+    torch.save(model.state_dict(), tmp_path / "machine.pt")
+    delays = torch.full((3, 3), int(model.traces.delays.max()))
+    other = Machine(3, delays, (0.5, 0.6), (0.1, 0.2, 0.3)).double()
+    other.load_state_dict(torch.load(tmp_path / "machine.pt", weights_only=True))
+    assert (other.traces.neural_decays, other.traces.synaptic_decays) == (NEURAL, SYNAPTIC)
+    after = spikes(5, 3, 1)
+    assert torch.equal(other.log_likelihood(after), model.log_likelihood(after))
 
 
 def test_the_orders_of_the_queue_are_all_there() -> None:
@@ -190,7 +202,9 @@ def test_learning_in_parts_and_after_saving() -> None:
     resumed = machine(seed=0)
     resumed.load_state_dict(parts.state_dict())
     assert torch.allclose(torch.cat([first, resumed.learn(sequence[37:], rate=0.1)]), told, rtol=1e-9)
-    for got, want in zip(resumed.state_dict().values(), whole.state_dict().values(), strict=True):
+    for got, want in zip(
+        (*resumed.parameters(), *resumed.buffers()), (*whole.parameters(), *whole.buffers()), strict=True
+    ):
         assert torch.allclose(got, want, rtol=1e-9, atol=1e-12)
 
 

@@ -224,6 +224,23 @@ def test_a_pattern_of_couplings_that_stays_is_coloured_once() -> None:
     assert len(third.colours) == 1
 
 
+def star(e: Any, s: Tensor) -> Tensor:
+    return -(s[:, -1:] * e.W * s[:, :-1]).sum(1)
+
+
+def test_one_unit_that_is_coupled_to_all_others_makes_the_matrix_dense(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows are found a few at a time: the first ones are listed, until the last one is too long."""
+    monkeypatch.setattr("energynet.couplings._PROBES", 5 * 32)
+    energy = Functional(star, {"W": noise(31)}, s=en.Bit(32))
+    found = en.ConditionalFlow(energy).couplings(("s",))
+    assert isinstance(found, Dense)
+    expected = torch.zeros(32, 32, dtype=F64)
+    expected[-1, :-1] = expected[:-1, -1] = energy.W.detach()
+    assert torch.equal(found.matrix, expected)
+
+
 def uneven(e: Any, s: Tensor) -> Tensor:
     """A chain with a coupling for each bond, a curvature for each unit and one coupling that is far away."""
     return -(e.J * s[:, 1:] * s[:, :-1]).sum(1) - e.far * s[:, 3] * s[:, 90] + (e.own * s * s).sum(1)

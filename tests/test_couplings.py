@@ -48,9 +48,7 @@ def test_other_strengths_of_the_same_couplings_take_few_products(
         "energynet.quadratic.probed",
         lambda *args: calls.append(args) or probed(*args),  # type: ignore[func-returns-value]
     )
-    flow = en.ConditionalFlow(
-        energy, None, {"s": noise(2, 150).sign().clamp(min=0 if variable == en.Bit(150) else -1)}
-    )
+    flow = en.ConditionalFlow(energy, None, {"s": variable.project(noise(2, 150).sign())})
     width = flow.units["s"].width
 
     def check() -> Sparse:

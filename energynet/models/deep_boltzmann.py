@@ -117,8 +117,9 @@ class DeepBoltzmannMachine(Machine):
             ``"exact"``: both sums by enumeration, of at most 20 units each. ``"bound"``: the mean-field lower
             bound of the sum over hidden states, with log Z as `log_partition` finds it; so are machines
             compared in the literature (Salakhutdinov and Hinton 2009, sec. 4). ``"ais"``: annealed importance
-            sampling for both sums, with as many chains for each sample. None, the default: exact where that
-            is possible, else the bound.
+            sampling for both sums, with as many chains for each sample. None, the default: the sum
+            over at most 20 hidden units by enumeration, else the bound; log Z then is exact for at most 20
+            units in all, else annealed.
         partition
             What `log_partition` found before.
         base, steps, chains, generator

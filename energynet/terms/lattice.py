@@ -22,8 +22,9 @@ class Lattice(Energy):
     Each dimension of the variable is one of the lattice: a chain, a square grid, a cubic one. The energy is a
     sum of shifted products and holds no matrix. ``Gibbs(scan="block")`` draws two-valued units by two colours
     where all lengths are even, or the ends open. Samplers of single units find out at first which units are
-    coupled, in a time that grows with the square of their number: a second or less for 64 by 64 units, ten
-    for 128 by 128. Other values of the coupling need not be found out so.
+    coupled, in a time that grows with the square of their number; not again when the coupling changes, unless
+    it has been zero. When it is learned its slope is a sum over all bonds: rates must be small, about the
+    inverse of their number.
 
     Parameters
     ----------
